@@ -1,0 +1,9 @@
+"""LongCat-Video in JAX.
+
+Axes, used in every shape comment and einsum of the project:
+B batch, F pixel frames, T latent frames, H W height and width (pixels, latents or tokens, as stated), C channels,
+N tokens, L text tokens, K key/value tokens, D model width, h heads, d channels of a head.
+
+Conventions: channels last; video (B, F, H, W, 3) in [-1, 1]; latents (B, T, H, W, 16) normalised; time t in [0, 1],
+0 data and 1 noise; velocity = x0 - noise.
+"""

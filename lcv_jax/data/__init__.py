@@ -1,0 +1,1 @@
+"""Images, videos, size buckets and text on their way in and out."""

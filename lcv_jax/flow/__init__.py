@@ -1,0 +1,1 @@
+"""The mathematics of sampling and training: path, schedule, guidance, solver."""

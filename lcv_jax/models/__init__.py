@@ -1,0 +1,1 @@
+"""Linen modules and their frozen configs: DiT, VAE, umT5. The only room that imports flax."""

@@ -1,0 +1,35 @@
+"""In which dtype parameters are kept, layers compute and outputs come out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from lcv_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """Dtypes of one model run.
+
+    param: the parameters' dtype. compute: matrix products, convolutions and the residual stream. output: what the
+    model returns. The float32 islands (time embedding, modulation, norms' statistics, RoPE, softmax, gated residual
+    additions, the DiT's final layer) stay float32 whatever stands here.
+    """
+
+    param: jnp.dtype
+    compute: jnp.dtype
+    output: jnp.dtype = jnp.dtype("float32")
+
+    @classmethod
+    def named(cls, name: str | None) -> "Precision":
+        """"float32" or "bfloat16"; None is bfloat16, on a CPU float32."""
+        if name is None:
+            name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        if name not in ("float32", "bfloat16"):
+            raise InputError(f"dtype {name!r} is not known: expected 'float32' or 'bfloat16'")
+        return cls(param=jnp.dtype(name), compute=jnp.dtype(name))
+
+
+FLOAT32 = Precision(param=jnp.dtype("float32"), compute=jnp.dtype("float32"))
+BFLOAT16 = Precision(param=jnp.dtype("bfloat16"), compute=jnp.dtype("bfloat16"))

@@ -1,0 +1,1 @@
+"""Pure array functions: attention, rotary embedding, causal convolution. No flax, no files."""

@@ -1,0 +1,1 @@
+"""Meshes and what is counted about compiled programs. No model code."""

@@ -1,0 +1,1 @@
+"""From prompts, images and videos to videos: prepare, denoise, decode."""
