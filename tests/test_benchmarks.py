@@ -1,0 +1,55 @@
+"""The benchmarks' shared part: rounds are paired, ratios are medians, a result keeps what it is given."""
+
+import json
+
+import pytest
+
+from benchmarks import common
+
+
+def test_alternate_calls_every_candidate_once_a_round_in_changing_order():
+    calls = []
+    times = common.alternate(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=1
+    )
+    assert "".join(calls) == "ba" + "ab" + "ba" + "ab"
+    assert [len(values) for values in times.values()] == [3, 3]
+
+
+def test_alternate_refuses_no_rounds():
+    with pytest.raises(ValueError, match="rounds=0: at least one round"):
+        common.alternate({"a": lambda: None}, rounds=0)
+
+
+def test_ratio_is_the_median_of_paired_rounds():
+    times = {"ours": [1.0, 9.0, 4.0], "reference": [2.0, 3.0, 4.0]}
+    assert common.ratio(times, "ours", "reference") == 1.0  # of 0.5, 3 and 1
+    assert common.seconds(times) == {"ours_s": 4.0, "reference_s": 3.0}
+
+
+def test_write_keeps_rows_environment_and_missed_goals(tmp_path, capsys):
+    rows = (
+        common.Row("small", ratio=0.5, minimum=0.25, goal=1.0, figures={"ours_s": 0.125}),
+        common.Row("large", ratio=2.0, goal=1.0, figures={"peak_mib": 3}),
+        common.Row("reported only", ratio=1.5),
+    )
+    path = common.write(
+        common.Result("demo", "A table", over="ours / theirs", rows=rows, notes="Noted."), tmp_path
+    )
+    record = json.loads(path.read_text())
+    assert [row["met"] for row in record["rows"]] == [True, False, None]
+    assert {"cpu", "cores", "backend", "devices", "python", "system", "versions", "commit"} == set(
+        record["environment"]
+    )
+    table = path.with_suffix(".md").read_text()
+    assert "| large | 2 |  | 1 | no |  | 3 |" in table
+    assert "Noted." in table
+    assert capsys.readouterr().out.strip() == table.strip()
+
+
+def test_write_refuses_a_ratio_that_is_no_number(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        common.write(
+            common.Result("bad", "A table", over="x", rows=(common.Row("a", float("nan")),)), tmp_path
+        )
+    assert not (tmp_path / "bad.json").exists()
