@@ -1,0 +1,197 @@
+"""A source of official tensors -> a parameter pytree, tensor by tensor onto its shards.
+
+Host memory stays bounded at about two tensors whatever the model's size: a tensor is read, brought to our axis
+order and dtype, sent to the devices that keep a part of it, and, when blocks are stacked, written into its row of a
+buffer that is donated from row to row.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from lcv_jax.checkpoint.source import Source
+from lcv_jax.checkpoint.table import Place, Table
+from lcv_jax.errors import InputError
+
+Params = dict[str, Any]
+_READABLE = ("float32", "bfloat16", "float16")
+_CHUNK = 1 << 24  # elements looked at together by the check for NaN and infinity
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One leaf of our pytree and the official tensors it is made of, in the order of their rows."""
+
+    path: str
+    abstract: jax.ShapeDtypeStruct
+    parts: tuple[tuple[str, Place], ...]
+
+    @property
+    def stacked(self) -> bool:
+        return self.parts[0][1].layer is not None
+
+
+def load_params(
+    source: Source,
+    table: Table,
+    abstract: Params,
+    *,
+    dtype: Any = None,
+    shardings: Params | None = None,
+    check_finite: bool = False,
+) -> Params:
+    """Loads a model's parameters.
+
+    abstract: nested dict of jax.ShapeDtypeStruct, stacked blocks with the layer axis first. dtype: of every
+    leaf; None takes each abstract leaf's. shardings: a pytree like `abstract` of NamedSharding or
+    SingleDeviceSharding; None is the default device. check_finite: refuse NaN and infinity (after the cast).
+
+    Raises InputError, before any tensor is read, on unknown, missing or doubly mapped keys, on wrong shapes and
+    on dtypes other than float32, bfloat16 and float16; while reading on values that are not finite, if asked.
+    """
+    leaves = plan(source, table, abstract)
+    where = flatten(shardings) if shardings is not None else {}
+    loaded = {}
+    for leaf in leaves:
+        target = jnp.dtype(dtype or leaf.abstract.dtype)
+        sharding = where[leaf.path] if shardings is not None else SingleDeviceSharding(jax.devices()[0])
+        rows = (read_part(source, name, place, target, check_finite) for name, place in leaf.parts)
+        loaded[leaf.path] = _place(leaf, rows, target, sharding)
+    return unflatten(loaded)
+
+
+def plan(source: Source, table: Table, abstract: Params) -> tuple[Leaf, ...]:
+    """Which tensors make up which leaf; compares names, shapes and dtypes with the headers, both ways."""
+    leaves, expected = [], {}
+    for path, leaf in flatten(abstract).items():
+        parts = table.names(path, leaf.shape[0] if leaf.shape else None)
+        parts = tuple((_stored(source, table, name), place) for name, place in parts)
+        leaves.append(Leaf(path, leaf, parts))
+        for name, place in parts:
+            shape = leaf.shape if place.layer is None else leaf.shape[1:]
+            expected[name] = place.axes.official_shape(shape)
+    aliases = dict(table.aliases)
+    for name in source.tensors:
+        if name in expected:
+            table.locate(aliases.get(name, name))
+        elif name not in aliases:
+            _refuse_extra(source, table, name)
+    for name, shape in expected.items():
+        _check(source, table, name, shape)
+    for alias, name in aliases.items():
+        if alias in source.tensors:
+            _check(source, table, alias, expected[name if name in expected else alias])
+    return tuple(leaves)
+
+
+def read_part(source: Source, name: str, place: Place, dtype: Any, check_finite: bool = False) -> np.ndarray:
+    """One official tensor in our axis order (a contiguous array) and in `dtype`."""
+    return np.ascontiguousarray(place.axes.ours(read_cast(source, name, dtype, check_finite)))
+
+
+def read_cast(source: Source, name: str, dtype: Any, check_finite: bool = False) -> np.ndarray:
+    """One official tensor in `dtype`; raises InputError on NaN or infinity when `check_finite`."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = source.read(name).astype(dtype, copy=False)
+    flat = value.reshape(-1)
+    for start in range(0, flat.size if check_finite else 0, _CHUNK):
+        finite = np.isfinite(flat[start : start + _CHUNK])
+        if not finite.all():
+            at = start + int(np.argmin(finite))
+            index = [int(i) for i in np.unravel_index(at, value.shape)]
+            raise InputError(
+                f"{source.file(name)}: key {name!r} is {flat[at]} at {index}, expected finite values in "
+                f"{value.dtype}: the checkpoint is damaged or overflows this dtype; take another"
+            )
+    return value
+
+
+def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> {"a/b/c": leaf}."""
+    flat = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat.update(flatten(value, f"{path}/") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """The inverse of `flatten`."""
+    tree: Params = {}
+    for path, value in flat.items():
+        *parents, last = path.split("/")
+        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = value
+    return tree
+
+
+def _stored(source: Source, table: Table, name: str) -> str:
+    """The name under which the source holds the tensor: an alias where only the alias is there."""
+    if name in source.tensors:
+        return name
+    return next((a for a, n in table.aliases if n == name and a in source.tensors), name)
+
+
+def _check(source: Source, table: Table, name: str, shape: tuple[int, ...]) -> None:
+    if name not in source.tensors:
+        raise InputError(
+            f"{source.path}: key {name!r} is missing, expected shape {list(shape)} for the {table.model} of "
+            "config.json: complete the download, or correct the config"
+        )
+    info = source.tensors[name]
+    if info.shape != shape:
+        raise InputError(
+            f"{source.file(name)}: key {name!r} has shape {list(info.shape)}, expected {list(shape)} for the "
+            f"{table.model} of config.json: use the config that belongs to these weights"
+        )
+    if info.dtype.name not in _READABLE:
+        raise InputError(
+            f"{source.file(name)}: key {name!r} has dtype {info.dtype.name}, expected one of "
+            f"{', '.join(_READABLE)}: convert the checkpoint first"
+        )
+
+
+def _refuse_extra(source: Source, table: Table, name: str) -> None:
+    try:
+        place = table.locate(name)
+    except InputError as error:
+        raise InputError(f"{source.file(name)}: {error}") from None
+    what = place.path if place.layer is None else f"layer {place.layer} of {place.path}"
+    raise InputError(
+        f"{source.file(name)}: key {name!r} ({what}) is not part of the {table.model} of config.json, expected "
+        "no such tensor: use the config that belongs to these weights"
+    )
+
+
+def _place(leaf: Leaf, rows: Iterator[np.ndarray], dtype: Any, sharding: Sharding) -> jax.Array:
+    """Puts a leaf's rows onto its shards, stacking them where the model stacks its blocks."""
+    if not leaf.stacked:
+        return _put(next(rows), sharding)
+    row_sharding = _row(sharding)
+    buffer = jax.jit(lambda: jnp.zeros(leaf.abstract.shape, dtype), out_shardings=sharding)()
+    for i, row in enumerate(rows):
+        # Waiting keeps a slow device from piling up host copies of rows that are still on their way.
+        buffer = jax.block_until_ready(_write(buffer, _put(row, row_sharding), np.int32(i)))
+    return buffer
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write(buffer: jax.Array, row: jax.Array, i: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(buffer, row, i, 0)
+
+
+def _put(value: np.ndarray, sharding: Sharding) -> jax.Array:
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _row(sharding: Sharding) -> Sharding:
+    """The sharding of one row of a stacked leaf."""
+    if isinstance(sharding, NamedSharding):
+        spec = PartitionSpec(*sharding.spec[1:])
+        return NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)
+    return sharding
