@@ -1,0 +1,385 @@
+"""The diffusion transformer (LongCat-Video report section 3; SPEC section 2), blocks scanned.
+
+The network predicts the velocity towards data, v = x0 - noise. Time t is in [0, 1]: 0 is data, 1 is noise; each latent
+frame has its own. Condition frames stand first, noise-free, at t = 0. They attend only to one another and get nothing
+from the text, so their keys and values do not change over the sampling steps: `condition` computes them once, and a
+call with that cache holds the noisy frames only.
+
+Hidden states (token states after patch embedding and after every block, the time and the text embedding) are sown into
+the "intermediates" collection: `apply(..., mutable="intermediates")` returns them, otherwise they cost nothing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcv_jax.errors import InputError
+from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.layers import Dense, LayerNorm, RMSNorm, layer_norm
+from lcv_jax.models.precision import Precision
+from lcv_jax.ops.attention import dense_attention
+from lcv_jax.ops.rope import rope_angles, rotate
+
+Array = jax.Array
+F32 = jnp.float32
+Grid = tuple[int, int, int]
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["k", "v"], meta_fields=["frames"])
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Keys (after k_norm, BEFORE rotation) and values of the condition tokens, of every layer.
+
+    k, v: (layers, B, frames * H/2 * W/2, h, d); B is the running batch or 1, which serves any. frames: condition
+    latent frames.
+    """
+
+    k: Array
+    v: Array
+    frames: int
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["velocity", "cache"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class ConditionPass:
+    """What the pass over the condition frames yields; the velocity (B, T, H, W, C) is of no use in sampling."""
+
+    velocity: Array
+    cache: KVCache
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The static shape of one forward pass. grid: tokens (T, H, W) of the latents given; cond: how many of those
+    frames are condition frames; cached: how many condition frames stand before them in the cache."""
+
+    grid: Grid
+    cond: int = 0
+    cached: int = 0
+
+    @property
+    def frame_tokens(self) -> int:
+        return self.grid[1] * self.grid[2]
+
+    @property
+    def cond_tokens(self) -> int:
+        return self.cond * self.frame_tokens
+
+    def frames(self, count: int) -> Grid:
+        """The grid of `count` frames of this size."""
+        return (count, *self.grid[1:])
+
+
+class DiT(nn.Module):
+    """The velocity network. attention: called as attention(q, k, v, grid_q=, grid_k=) for self-attention, q (B, N, h,
+    d) in raster order over grid_q, k and v over grid_k (the grids' last frames coincide); the default is dense."""
+
+    config: DiTConfig
+    precision: Precision
+    attention: Callable[..., Array] = dense_attention
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: Array,
+        t: Array,
+        text_states: Array,
+        text_mask: Array | None = None,
+        *,
+        num_cond: int = 0,
+        cache: KVCache | None = None,
+    ) -> Array:
+        """Velocity (B, T, H, W, C) in float32.
+
+        latents: (B, T, H, W, C) normalised, H and W even; with a cache only the noisy frames. t: (B, T) in [0, 1],
+        0 for condition frames. text_states: (B, L, caption_channels). text_mask: (B, L) bool, None attends to all L.
+        num_cond: condition frames at the front of latents; with a cache it may be left out, else must be the cache's.
+        """
+        cond = _check_cond(latents.shape[1], num_cond, cache)
+        geometry = Geometry(self._grid(latents), cond, 0 if cache is None else cache.frames)
+        y, mask = self._embed_text(text_states, text_mask)
+        return self._run(latents, t, geometry, (y, mask), cache)[0]
+
+    @nn.compact
+    def condition(self, latents: Array) -> ConditionPass:
+        """One pass over clean condition latents (B, n, H, W, C) at t = 0 without text, which fills the cache."""
+        geometry = Geometry(self._grid(latents))
+        t = jnp.zeros(latents.shape[:2], F32)
+        velocity, (k, v) = self._run(latents, t, geometry, None, None)
+        return ConditionPass(velocity, KVCache(k, v, latents.shape[1]))
+
+    def _grid(self, latents: Array) -> Grid:
+        B, T, H, W, C = latents.shape
+        _, p, q = self.config.patch_size
+        if C != self.config.in_channels or H % p or W % q:
+            raise InputError(
+                f"latents {latents.shape}: expected (B, T, H, W, {self.config.in_channels}) with H divisible by {p} "
+                f"and W by {q}"
+            )
+        return T, H // p, W // q
+
+    def _embed_text(self, states: Array, mask: Array | None) -> tuple[Array, Array | None]:
+        """Text tokens (B, L, D) and the mask that attention still needs."""
+        y = TextEmbedder(self.config.hidden_size, self.precision, name="y_embedder")(states)
+        self.sow("intermediates", "y_emb", y)
+        if mask is None or not self.config.text_tokens_zero_pad:
+            return y, mask
+        # Zeroed, and then attended like any other token.
+        return y * mask[..., None].astype(y.dtype), None
+
+    def _run(self, latents, t, geometry, text, cache):
+        c, p = self.config, self.precision
+        x = PatchEmbedder(c.hidden_size, c.patch_size, p, name="x_embedder")(latents)
+        self.sow("intermediates", "patch_embed", x)
+        t_emb = TimeEmbedder(c.adaln_tembed_dim, c.frequency_embedding_size, p, name="t_embedder")(t)
+        self.sow("intermediates", "t_emb", t_emb)
+
+        first = geometry.cached
+        angles = rope_angles(geometry.frames(first + geometry.grid[0]), c.head_dim)
+        blocks = nn.scan(
+            Block,
+            variable_axes={"params": 0, "lora": 0, "intermediates": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            out_axes=0,
+            length=c.depth,
+        )(c, p, self.attention, geometry, name="blocks")
+        layers = None if cache is None else (cache.k, cache.v)
+        x, keys_values = blocks(x, layers, t_emb, angles, text)
+        out = FinalLayer(c, p, geometry, name="final_layer")(x, t_emb)
+        return out.astype(p.output), keys_values
+
+
+def _check_cond(frames: int, num_cond: int, cache: KVCache | None) -> int:
+    """Condition frames within the latents given."""
+    if cache is None:
+        if not 0 <= num_cond < frames:
+            raise InputError(f"num_cond={num_cond} of {frames} latent frames: expected at least one noisy frame")
+        return num_cond
+    if num_cond not in (0, cache.frames):
+        raise InputError(f"num_cond={num_cond}, but the cache holds {cache.frames} condition frames: leave it out")
+    return 0
+
+
+class PatchEmbedder(nn.Module):
+    """Latents (B, T, H, W, C) -> tokens (B, N, D) in raster order: a convolution whose kernel is its stride."""
+
+    features: int
+    patch_size: tuple[int, int, int]
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, latents: Array) -> Array:
+        return _PatchProjection(self.features, self.patch_size, self.precision, name="proj")(latents)
+
+
+class _PatchProjection(nn.Module):
+    features: int
+    patch_size: tuple[int, int, int]
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, latents: Array) -> Array:
+        B, T, H, W, C = latents.shape
+        _, p, q = self.patch_size
+        init = nn.initializers.xavier_uniform(in_axis=(0, 1, 2, 3), out_axis=-1)
+        kernel = self.param("kernel", init, (C, *self.patch_size, self.features), self.precision.param)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.precision.param)
+        dtype = self.precision.compute
+        patches = latents.astype(dtype).reshape(B, T, H // p, p, W // q, q, C)
+        x = jnp.einsum("bthpwqc,cpqd->bthwd", patches, kernel[:, 0].astype(dtype)) + bias.astype(dtype)
+        return x.reshape(B, -1, self.features)
+
+
+class TimeEmbedder(nn.Module):
+    """t (B, T) in [0, 1] -> (B, T, features), float32. The timestep 1000 t is rounded to the compute dtype first."""
+
+    features: int
+    frequencies: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        timestep = (t.astype(F32) * 1000.0).astype(self.precision.compute)
+        dense = functools.partial(Dense, self.features, dtype=F32, param_dtype=self.precision.param)
+        h = dense(name="mlp_0")(sinusoid(timestep, self.frequencies))
+        return dense(name="mlp_2")(nn.silu(h))
+
+
+def sinusoid(timestep: Array, size: int) -> Array:
+    """(...) in [0, 1000] -> (..., size) in float32: cosines, then sines, of timestep * 10000^(-i / (size / 2))."""
+    half = size // 2
+    frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
+    angle = timestep.astype(F32)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class TextEmbedder(nn.Module):
+    """Text states (B, L, caption_channels) -> (B, L, features)."""
+
+    features: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, states: Array) -> Array:
+        p = self.precision
+        dense = functools.partial(Dense, self.features, dtype=p.compute, param_dtype=p.param)
+        return dense(name="y_proj_2")(nn.gelu(dense(name="y_proj_0")(states), approximate=True))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention, SwiGLU. x: (B, N, D) in the compute dtype, the scan's carry."""
+
+    config: DiTConfig
+    precision: Precision
+    attention: Callable[..., Array]
+    geometry: Geometry
+
+    @nn.compact
+    def __call__(self, x, cached, t_emb, angles, text):
+        """cached: (k, v) of this layer or None. t_emb: (B, T, E). angles: (N + cached tokens, d / 2). text: tokens
+        (B, L, D) and their mask, or None in the condition pass, which alone returns this layer's (k, v)."""
+        c, p, g = self.config, self.precision, self.geometry
+        modulation = Dense(
+            6 * c.hidden_size, F32, p.param, kernel_init=nn.initializers.zeros, name="adaLN_modulation"
+        )(nn.silu(t_emb))
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = jnp.split(modulation, 6, axis=-1)
+
+        attn = SelfAttention(c, p, self.attention, g, name="attn")
+        y, keys_values = attn(modulate(x, shift_a, scale_a, g), cached, angles)
+        x = gated(x, gate_a, y, g)
+
+        if text is not None:
+            n = g.cond_tokens
+            noisy = x[:, n:]
+            normed = LayerNorm(p.param, name="pre_crs_attn_norm")(noisy)
+            noisy = noisy + CrossAttention(c, p, name="cross_attn")(normed, *text)
+            x = jnp.concatenate([x[:, :n], noisy], axis=1) if n else noisy
+
+        y = SwiGLU(c, p, name="ffn")(modulate(x, shift_f, scale_f, g))
+        x = gated(x, gate_f, y, g)
+        self.sow("intermediates", "hidden", x)
+        return x, keys_values if text is None else None
+
+
+def modulate(x: Array, shift: Array, scale: Array, geometry: Geometry) -> Array:
+    """LayerNorm(x) * (1 + scale) + shift with one vector per latent frame (B, T, D); float32, returned in x's dtype."""
+    normed = _by_frame(layer_norm(x), geometry)
+    return (normed * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape).astype(x.dtype)
+
+
+def gated(x: Array, gate: Array, y: Array, geometry: Geometry) -> Array:
+    """x + gate * y with one gate per latent frame (B, T, D); float32, returned in x's dtype."""
+    product = gate[:, :, None] * _by_frame(y.astype(F32), geometry)
+    return (x.astype(F32) + product.reshape(x.shape)).astype(x.dtype)
+
+
+def _by_frame(x: Array, geometry: Geometry) -> Array:
+    return x.reshape(x.shape[0], geometry.grid[0], geometry.frame_tokens, x.shape[-1])
+
+
+class SelfAttention(nn.Module):
+    """Attention among the video's tokens with 3-D RoPE."""
+
+    config: DiTConfig
+    precision: Precision
+    attention: Callable[..., Array]
+    geometry: Geometry
+
+    @nn.compact
+    def __call__(self, x: Array, cached: tuple[Array, Array] | None, angles: Array):
+        c, p, g = self.config, self.precision, self.geometry
+        B, N, D = x.shape
+        dense = functools.partial(Dense, dtype=p.compute, param_dtype=p.param)
+        qkv = dense(3 * D, name="qkv")(x).reshape(B, N, 3, c.num_heads, c.head_dim)
+        q = RMSNorm(p.param, name="q_norm")(qkv[:, :, 0])
+        k = RMSNorm(p.param, name="k_norm")(qkv[:, :, 1])
+        v = qkv[:, :, 2]
+        keys_values = k, v  # keys are kept before rotation
+        if cached is not None:
+            k, v = (
+                jnp.concatenate([jnp.broadcast_to(old, (B, *old.shape[1:])).astype(new.dtype), new], axis=1)
+                for old, new in zip(cached, (k, v), strict=True)
+            )
+        q, k = rotate(q, angles[-N:]), rotate(k, angles)
+        y = dense(D, name="proj")(self._attend(q, k, v).reshape(B, N, D))
+        return y, keys_values
+
+    def _attend(self, q: Array, k: Array, v: Array) -> Array:
+        """Condition tokens see one another only, noisy tokens see all."""
+        g, n = self.geometry, self.geometry.cond_tokens
+        T = g.grid[0]
+        everything = g.frames(g.cached + T)
+        noisy = self.attention(q[:, n:], k, v, grid_q=g.frames(T - g.cond), grid_k=everything)
+        if not n:
+            return noisy
+        grid = g.frames(g.cond)
+        cond = self.attention(q[:, :n], k[:, :n], v[:, :n], grid_q=grid, grid_k=grid)
+        return jnp.concatenate([cond, noisy], axis=1)
+
+
+class CrossAttention(nn.Module):
+    """Attention of video tokens (B, N, D) to text tokens (B, L, D); no rotation."""
+
+    config: DiTConfig
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Array, text: Array, mask: Array | None) -> Array:
+        c, p = self.config, self.precision
+        B, N, D = x.shape
+        dense = functools.partial(Dense, dtype=p.compute, param_dtype=p.param)
+        q = dense(D, name="q_linear")(x).reshape(B, N, c.num_heads, c.head_dim)
+        kv = dense(2 * D, name="kv_linear")(text).reshape(B, -1, 2, c.num_heads, c.head_dim)
+        q = RMSNorm(p.param, name="q_norm")(q)
+        k = RMSNorm(p.param, name="k_norm")(kv[:, :, 0])
+        y = dense_attention(q, k, kv[:, :, 1], key_mask=mask)
+        return dense(D, name="proj")(y.reshape(B, N, D))
+
+
+class SwiGLU(nn.Module):
+    """w2(silu(w1 x) * w3 x), without biases."""
+
+    config: DiTConfig
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        p = self.precision
+        dense = functools.partial(Dense, dtype=p.compute, param_dtype=p.param, use_bias=False)
+        inner = nn.silu(dense(self.config.ffn_size, name="w1")(x)) * dense(self.config.ffn_size, name="w3")(x)
+        return dense(x.shape[-1], name="w2")(inner)
+
+
+class FinalLayer(nn.Module):
+    """Tokens (B, N, D) -> latents (B, T, H, W, C) in float32. A token's outputs are ordered (T_p, H_p, W_p, C)."""
+
+    config: DiTConfig
+    precision: Precision
+    geometry: Geometry
+
+    @nn.compact
+    def __call__(self, x: Array, t_emb: Array) -> Array:
+        c, p, g = self.config, self.precision, self.geometry
+        zeros = nn.initializers.zeros
+        modulation = Dense(2 * c.hidden_size, F32, p.param, kernel_init=zeros, name="adaLN_modulation")(nn.silu(t_emb))
+        shift, scale = jnp.split(modulation, 2, axis=-1)
+        _, a, b = c.patch_size
+        out = Dense(a * b * c.out_channels, F32, p.param, kernel_init=zeros, name="linear")(
+            modulate(x, shift, scale, g)
+        )
+        T, H, W = g.grid
+        out = out.reshape(-1, T, H, W, a, b, c.out_channels).transpose(0, 1, 2, 4, 3, 5, 6)
+        return out.reshape(-1, T, H * a, W * b, c.out_channels)
+
+
+def abstract_params(config: DiTConfig, precision: Precision):
+    """The parameters' shapes and dtypes as jax.ShapeDtypeStruct; nothing is allocated."""
+    latents = jax.ShapeDtypeStruct((1, 1, *config.patch_size[1:], config.in_channels), F32)
+    t, text = jax.ShapeDtypeStruct((1, 1), F32), jax.ShapeDtypeStruct((1, 1, config.caption_channels), F32)
+    return jax.eval_shape(DiT(config, precision).init, jax.random.key(0), latents, t, text)["params"]

@@ -1,0 +1,83 @@
+"""Layers of the DiT: the Dense that knows LoRA, and norms whose statistics are float32."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class Dense(nn.Module):
+    """Linear layer (..., in) -> (..., features), computed in `dtype`, plus the active LoRA adapters' outputs.
+
+    Adapters are read from the "lora" collection, where this module's variable "adapters" maps an adapter's name to
+    {"down": (in, K r), "up": (K, r, features / K), "scale": ()}: K groups for fused projections, each mapping its own
+    r rows of the hidden to its own slice of the outputs. Several adapters add up; without the collection there are
+    none. A float32 layer multiplies in full float32 on every backend.
+    """
+
+    features: int
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        precision = "highest" if self.dtype == jnp.float32 else None
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+        x = x.astype(self.dtype)
+        y = jnp.matmul(x, kernel.astype(self.dtype), precision=precision)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            y = y + bias.astype(self.dtype)
+        if self.has_variable("lora", "adapters"):
+            adapters = self.get_variable("lora", "adapters")
+            for name in sorted(adapters):
+                y = y + lora_delta(x, adapters[name], precision)
+        return y
+
+
+def lora_delta(x: Array, adapter: Mapping[str, Array], precision: str | None = None) -> Array:
+    """What one adapter adds, (..., in) -> (..., out): computed in the adapter's dtype, scaled in x's."""
+    down, up = adapter["down"], adapter["up"]
+    K, r, _ = up.shape
+    hidden = jnp.matmul(x.astype(down.dtype), down, precision=precision)
+    hidden = hidden.reshape(*x.shape[:-1], K, r)
+    out = jnp.einsum("...kr,kro->...ko", hidden, up, precision=precision)
+    return out.reshape(*x.shape[:-1], -1).astype(x.dtype) * adapter["scale"].astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) over the last axis: statistics in float32, cast back, then times the scale in x's dtype."""
+
+    param_dtype: jnp.dtype
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.epsilon)
+        return normed.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with affine parameters, computed in float32, returned in x's dtype."""
+
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+        return (layer_norm(x) * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+def layer_norm(x: Array, epsilon: float = 1e-6) -> Array:
+    """Layer norm over the last axis without parameters; float32 out whatever comes in."""
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)

@@ -1,0 +1,307 @@
+"""The DiT against the official numbers (goldens README 3 and 4.1, 4.2), and what must hold for any weights."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lcv_jax.checkpoint.load import load_params
+from lcv_jax.checkpoint.source import SafetensorsSource
+from lcv_jax.checkpoint.table import DIT
+from lcv_jax.errors import InputError
+from lcv_jax.models.dit import DiT, KVCache, abstract_params, sinusoid
+from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.precision import BFLOAT16, FLOAT32
+
+ONE_FORWARD, BLOCK_STATES = 1e-4, 3e-4
+
+
+@pytest.fixture(scope="module")
+def config(checkpoint_dir):
+    return DiTConfig.from_json(json.loads((checkpoint_dir / "dit" / "config.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def params(checkpoint_dir, config):
+    return load_params(SafetensorsSource(checkpoint_dir / "dit"), DIT, abstract_params(config, FLOAT32))
+
+
+@pytest.fixture(autouse=True)
+def _full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def channels_last(x):
+    return np.moveaxis(x, 1, -1)
+
+
+def inputs(golden, t="timestep"):
+    """(latents, t, text, mask) as our DiT takes them."""
+    latents = channels_last(golden["hidden_states"])
+    time = golden[t] / 1000
+    if time.ndim == 1:
+        time = np.broadcast_to(time[:, None], latents.shape[:2])
+    return latents, time, golden["encoder_hidden_states"][:, 0], golden["encoder_attention_mask"] > 0
+
+
+def close(ours, official, atol=ONE_FORWARD):
+    np.testing.assert_allclose(ours, official, atol=atol, rtol=0)
+
+
+def forward(config, params, precision=FLOAT32, **static):
+    model = DiT(config, precision)
+
+    @jax.jit
+    def run(latents, t, text, mask=None, cache=None):
+        return model.apply(
+            {"params": params}, latents, t, text, mask, cache=cache, mutable="intermediates", **static
+        )
+
+    def call(*args):
+        velocity, state = run(*args)
+        return velocity, state["intermediates"]
+
+    return call
+
+
+def hidden(intermediates):
+    return intermediates["blocks"]["hidden"][0]
+
+
+def test_time_embedding(goldens, config, params):
+    g = goldens("timestep_embed")
+    close(sinusoid(jnp.asarray(g["timesteps"]), config.frequency_embedding_size), g["sinusoid"], 1e-4)
+    latents, text = jnp.zeros((1, 12, 2, 2, 16)), jnp.zeros((1, 1, config.caption_channels))
+    _, state = forward(config, params)(latents, g["timesteps"][None] / 1000, text)
+    close(state["t_emb"][0][0], g["t_emb"])
+
+
+def test_text_to_video(goldens, config, params):
+    g = goldens("dit_t2v")
+    velocity, state = forward(config, params)(*inputs(g))
+    close(state["patch_embed"][0], g["hidden_patch_embed"])
+    close(state["t_emb"][0].reshape(g["t_emb"].shape), g["t_emb"])
+    close(state["y_emb"][0], g["y_emb"][:, 0])
+    for i in range(config.depth):
+        close(hidden(state)[i], g[f"hidden_block_{i}"], BLOCK_STATES)
+    close(velocity, channels_last(g["output"]))
+    close(velocity, channels_last(g["output_zero_pad_true"]))
+
+
+def test_each_frame_has_its_own_timestep(goldens, config, params):
+    g = goldens("dit_t2v")
+    velocity, _ = forward(config, params)(*inputs(g, "timestep_per_frame"))
+    close(velocity, channels_last(g["output_per_frame_timestep"]))
+
+
+def test_padding_is_masked_out_when_not_zeroed(goldens, config, params):
+    g = goldens("dit_t2v")
+    masked = dataclasses.replace(config, text_tokens_zero_pad=False)
+    velocity, _ = forward(masked, params)(*inputs(g))
+    close(velocity, channels_last(g["output_zero_pad_false"]))
+
+
+def test_without_a_mask_all_text_is_attended(goldens, config, params):
+    g = goldens("dit_t2v")
+    velocity, _ = forward(config, params)(*inputs(g)[:3])
+    close(velocity, channels_last(g["output_no_mask"]))
+
+
+def test_image_to_video(goldens, config, params):
+    g = goldens("dit_i2v")
+    velocity, state = forward(config, params, num_cond=int(g["num_cond_latents"]))(*inputs(g))
+    for i in range(config.depth):
+        close(hidden(state)[i], g[f"hidden_block_{i}"], BLOCK_STATES)
+    close(velocity, channels_last(g["output"]))
+
+
+@pytest.fixture(scope="module")
+def condition_pass(goldens, config, params):
+    g = goldens("dit_vc")
+    cond = channels_last(g["hidden_states"])[:1, : int(g["num_cond_latents"])]
+    with jax.default_matmul_precision("highest"):
+        model = DiT(config, FLOAT32)
+        return jax.jit(lambda z: model.apply({"params": params}, z, method="condition"))(cond)
+
+
+def test_condition_pass_fills_the_cache_before_rotation(goldens, config, condition_pass):
+    g = goldens("dit_vc")
+    close(condition_pass.velocity, channels_last(g["cond_pass_output"]))
+    for i in range(config.depth):
+        close(condition_pass.cache.k[i].swapaxes(1, 2), g[f"k_cache_{i}"])
+        close(condition_pass.cache.v[i].swapaxes(1, 2), g[f"v_cache_{i}"])
+    assert condition_pass.cache.frames == int(g["num_cond_latents"])
+
+
+def test_continuation_with_and_without_cache(goldens, config, params, condition_pass):
+    g = goldens("dit_vc")
+    n = int(g["num_cond_latents"])
+    latents, t, text, mask = inputs(g)
+    whole, _ = forward(config, params, num_cond=n)(latents, t, text, mask)
+    close(whole, channels_last(g["output"]))
+    cached, state = forward(config, params)(latents[:, n:], t[:, n:], text, mask, condition_pass.cache)
+    close(cached, channels_last(g["output_noise_cached"]))
+    for i in range(config.depth):
+        close(hidden(state)[i], g[f"cached_hidden_block_{i}"], BLOCK_STATES)
+    close(cached, whole[:, n:], 1e-5)
+
+
+def test_condition_frames_get_nothing_from_the_text(goldens, config, params):
+    g = goldens("dit_i2v")
+    run = forward(config, params, num_cond=1)
+    latents, t, text, mask = inputs(g)
+    one, _ = run(latents, t, text, mask)
+    other, _ = run(latents, t, text + 1, mask)
+    np.testing.assert_array_equal(one[:, :1], other[:, :1])
+    assert np.abs(one[:, 1:] - other[:, 1:]).max() > 0.1
+
+
+def test_rows_of_a_batch_do_not_touch(goldens, config, params):
+    latents, t, text, mask = inputs(goldens("dit_t2v"))
+    run = forward(config, params)
+    both, _ = run(latents, t, text, mask)
+    close(run(latents[1:], t[1:], text[1:], mask[1:])[0], both[1:], 1e-5)
+
+
+def _official_gradients(grads):
+    """Our gradients under official names, in official axis order."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        key = "/".join(p.key for p in path)
+        for name, place in DIT.names(key, leaf.shape[0]):
+            row = leaf if place.layer is None else leaf[place.layer]
+            named[name] = place.axes.official(np.asarray(row))
+    return named
+
+
+def test_gradients(goldens, config, params):
+    g = {k.removeprefix("full_"): v for k, v in goldens("dit_grad").items() if k.startswith("full_")}
+    latents, t, text, mask = inputs(g)
+    target = channels_last(g["target"])
+    model = DiT(config, FLOAT32)
+
+    @jax.jit
+    def run(params, latents):
+        def loss(params, latents):
+            out = model.apply({"params": params}, latents, t, text, mask)
+            return jnp.square(out - target).mean(), out
+
+        (value, out), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, latents)
+        return value, out, grads
+
+    value, out, (grads, latent_grad) = run(params, latents)
+    close(out, channels_last(g["output"]))
+    assert float(value) == pytest.approx(float(g["loss"]), abs=1e-5)
+    relative_close(latent_grad, channels_last(g["grad_hidden_states"]))
+    named = _official_gradients(grads)
+    names = [str(n) for n in goldens("dit_grad")["grad_norm_names"]]
+    assert sorted(names) == sorted(named)
+    for name, norm in zip(names, g["grad_norms"], strict=True):
+        assert np.linalg.norm(named[name]) == pytest.approx(float(norm), rel=1e-4), name
+    whole = [key for key in g if key.startswith("grad_") and key.removeprefix("grad_") in named]
+    assert len(whole) == 13
+    for key in whole:
+        relative_close(named[key.removeprefix("grad_")], g[key])
+
+
+def relative_close(ours, official):
+    """Within 1e-4 of the gradient's norm."""
+    assert np.linalg.norm(np.asarray(ours) - official) <= 1e-4 * np.linalg.norm(official)
+
+
+def test_the_published_model_has_13_581_071_424_parameters():
+    shapes = abstract_params(DiTConfig(), BFLOAT16)
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert count == 13_581_071_424
+    block = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["blocks"]))
+    assert block == 282_132_992
+
+
+def rounded_time(t):
+    """t whose timestep 1000 t a bfloat16 model sees exactly."""
+    return np.asarray(jnp.asarray(t * 1000, jnp.bfloat16), np.float32) / 1000
+
+
+@pytest.mark.parametrize("case", ["dit_t2v", "dit_i2v", "dit_vc"])
+def test_bfloat16_is_close_to_float32(goldens, config, params, case):
+    g = goldens(case)
+    n = int(g.get("num_cond_latents", 0))
+    latents, t, text, mask = inputs(g)
+    t = rounded_time(t)
+    exact, _ = forward(config, params, num_cond=n)(latents, t, text, mask)
+    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    ours, state = forward(config, low, BFLOAT16, num_cond=n)(latents, t, text, mask)
+    assert np.abs(np.asarray(ours) - exact).mean() < 0.02 * np.std(exact)
+    # Float32 islands: the time embedding and the output; the residual stream is bfloat16.
+    assert ours.dtype == jnp.float32
+    assert state["t_emb"][0].dtype == jnp.float32
+    assert hidden(state).dtype == jnp.bfloat16
+
+
+def test_float32_islands_stay_float32(config):
+    """In the bfloat16 model's program the modulation, the norms' statistics, RoPE and the softmax are float32."""
+    model = DiT(config, BFLOAT16)
+    args = jnp.zeros((1, 2, 4, 4, 16)), jnp.zeros((1, 2)), jnp.zeros((1, 3, config.caption_channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
+    jaxpr = jax.make_jaxpr(model.apply)(shapes, *args)
+    seen = {}
+    for eqn in _equations(jaxpr.jaxpr):
+        seen.setdefault(eqn.primitive.name, set()).update(str(v.aval.dtype) for v in eqn.outvars)
+        if eqn.primitive.name == "dot_general" and eqn.outvars[0].aval.shape[-1] == 6 * config.hidden_size:
+            assert str(eqn.outvars[0].aval.dtype) == "float32", "modulation"
+    for island in ("rsqrt", "cos", "sin", "exp", "reduce_max"):
+        assert seen[island] == {"float32"}, island
+    assert "bfloat16" in seen["dot_general"]
+
+
+def _equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+def test_bad_calls_raise(config, params):
+    model = DiT(config, FLOAT32)
+    latents, t, text = jnp.zeros((1, 2, 4, 4, 16)), jnp.zeros((1, 2)), jnp.zeros((1, 3, 64))
+    with pytest.raises(InputError, match=r"num_cond=2 of 2 latent frames"):
+        model.apply({"params": params}, latents, t, text, num_cond=2)
+    with pytest.raises(InputError, match="H divisible by 2"):
+        model.apply({"params": params}, latents[:, :, :3], t, text)
+    cache = KVCache(jnp.zeros((3, 1, 12, 4, 32)), jnp.zeros((3, 1, 12, 4, 32)), frames=3)
+    with pytest.raises(InputError, match="the cache holds 3 condition frames"):
+        model.apply({"params": params}, latents, t, text, num_cond=1, cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden": 1}, "unknown field 'hidden'"),
+        ({"depth": None}, "depth=None"),
+        ({"depth": 0}, "depth=0"),
+        ({"num_heads": 5}, "does not split into num_heads=5"),
+        ({"patch_size": [2, 2, 2]}, "expected 1 latent frame"),
+        ({"patch_size": 2}, "expected three positive integers"),
+        ({"frequency_embedding_size": 255}, "is odd"),
+        ({"bsa_params": {"sparsity": 0.5}}, "field 'cdf_threshold' is missing"),
+    ],
+)
+def test_bad_configs_raise(checkpoint_dir, change, message):
+    data = json.loads((checkpoint_dir / "dit" / "config.json").read_text())
+    with pytest.raises(InputError, match=message):
+        DiTConfig.from_json(data | change)
+
+
+def test_a_config_survives_its_own_json(config):
+    assert DiTConfig.from_json(config.to_json()) == config
+    data = config.to_json()
+    del data["depth"]
+    with pytest.raises(InputError, match="'depth' is missing"):
+        DiTConfig.from_json(data)
