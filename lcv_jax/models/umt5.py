@@ -1,0 +1,259 @@
+"""The umT5 text encoder: a T5 encoder in which every layer owns its relative position bias.
+
+Source: umT5 (arXiv 2304.09151) as LongCat-Video uses it. RMS norms without mean, no scaling of the attention
+logits, gated GELU (tanh form), no biases, no embedding scale. Blocks are scanned: their parameters are
+stacked along a leading layer axis. L is the number of text tokens, D the model width.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcv_jax.errors import InputError
+from lcv_jax.models.layers import Dense, RMSNorm
+from lcv_jax.models.precision import Precision
+
+Array = jax.Array
+
+# What the published file must say, because it is what this encoder computes.
+_FIXED_FIELDS = {
+    "model_type": "umt5",
+    "feed_forward_proj": "gated-gelu",
+    "dense_act_fn": "gelu_new",
+    "is_gated_act": True,
+}
+_FIXED_IF_GIVEN = {"is_decoder": False}
+# Fields of a transformers config that do not change the encoder's outputs; some versions write all of them.
+# fmt: off
+_IGNORED_FIELDS = frozenset((
+    "_attn_implementation", "_name_or_path", "architectures", "bad_words_ids", "begin_suppress_tokens",
+    "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "cross_attention_hidden_size",
+    "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout_rate", "dtype", "early_stopping",
+    "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task",
+    "forced_bos_token_id", "forced_eos_token_id", "id2label", "initializer_factor", "is_encoder_decoder",
+    "label2id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups",
+    "num_beams", "num_decoder_layers", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_past", "output_scores", "pad_token_id", "prefix", "problem_type",
+    "pruned_heads", "remove_invalid_values", "repetition_penalty", "return_dict",
+    "return_dict_in_generate", "scalable_attention", "sep_token_id", "suppress_tokens",
+    "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
+    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version",
+    "typical_p", "use_bfloat16", "use_cache",
+))
+# fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class UMT5Config:
+    """Names are those of the published config.json; the defaults are umT5-XXL.
+
+    d_kv: channels of a head; num_heads * d_kv may differ from d_model. relative_attention_num_buckets: half
+    of them for keys before the query, half for keys after it. relative_attention_max_distance: tokens from
+    which on all distances share a bucket.
+    """
+
+    vocab_size: int = 256384
+    d_model: int = 4096
+    d_kv: int = 64
+    d_ff: int = 10240
+    num_layers: int = 24
+    num_heads: int = 64
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            number = int | float if field.type is float else int
+            if not isinstance(value, number) or isinstance(value, bool) or value <= 0:
+                raise InputError(
+                    f"umT5 config: {field.name}={value!r}, expected a positive {field.type.__name__}"
+                )
+        if self.relative_attention_num_buckets % 4:
+            raise InputError(
+                f"umT5 config: relative_attention_num_buckets={self.relative_attention_num_buckets}, "
+                "expected a multiple of 4"
+            )
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:
+            raise InputError(
+                f"umT5 config: relative_attention_max_distance={self.relative_attention_max_distance}, "
+                f"expected more than a quarter of the {self.relative_attention_num_buckets} buckets"
+            )
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "UMT5Config":
+        """The config of a published config.json; raises InputError on unknown, missing or wrong fields."""
+        expected = {field.name for field in dataclasses.fields(cls)}
+        for key, value in (_FIXED_FIELDS | _FIXED_IF_GIVEN).items():
+            if key in data and data[key] != value:
+                raise InputError(
+                    f"umT5 config: {key}={data[key]!r}, expected {value!r}: this is not a umT5 encoder"
+                )
+        if unknown := sorted(
+            data.keys() - expected - _FIXED_FIELDS.keys() - _FIXED_IF_GIVEN.keys() - _IGNORED_FIELDS
+        ):
+            raise InputError(
+                f"umT5 config: unknown field {unknown[0]!r}; remove it or check the model's kind"
+            )
+        if missing := sorted((expected | _FIXED_FIELDS.keys()) - data.keys()):
+            raise InputError(
+                f"umT5 config: field {missing[0]!r} is missing; "
+                "take config.json from the published checkpoint"
+            )
+        return cls(**{key: data[key] for key in expected})
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`, without the ignored fields."""
+        return {**_FIXED_FIELDS, **dataclasses.asdict(self)}
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["states", "mask"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class TextStates:
+    """Encoded prompts. states: (B, L, D) floats. mask: (B, L) bool, False at padding.
+
+    States at padded positions are what the encoder computed there, not zeros. The constructor accepts
+    anything, because JAX rebuilds the pytree around tracers, specs and None; `checked` is the door for what
+    users bring.
+    """
+
+    states: Array
+    mask: Array
+
+    def checked(self) -> "TextStates":
+        """The same as JAX arrays, the mask as bool; raises InputError on shapes that do not fit together."""
+        states, mask = jnp.asarray(self.states), jnp.asarray(self.mask)
+        if states.ndim != 3 or not jnp.issubdtype(states.dtype, jnp.floating):
+            raise InputError(
+                f"text states: shape {states.shape}, dtype {states.dtype}; expected floats of shape "
+                "(batch, tokens, width)"
+            )
+        if mask.shape != states.shape[:2]:
+            raise InputError(f"text mask: shape {mask.shape}, expected {states.shape[:2]} like the states")
+        return TextStates(states, mask.astype(bool))
+
+
+def relative_buckets(length: int, num_buckets: int, max_distance: int) -> np.ndarray:
+    """The bias bucket of every relative position from 1 - length to length - 1, (2 * length - 1,) int32.
+
+    Relative position is key minus query. Positions up to 0 use the lower half of the buckets, positive ones
+    the upper half. Of S = num_buckets / 2 buckets a side, the first E = S / 2 hold one distance each;
+    bucket E + j starts at the smallest distance n with (n / E)^(S - E) >= (max_distance / E)^j. Integers
+    decide it, so that distances at which both sides are equal (16, 32, 64 of 128) never depend on how a
+    logarithm is rounded.
+    """
+    side = num_buckets // 2
+    exact = side // 2
+    starts = list(range(1, exact + 1))
+    steps = side - exact
+    distance = exact
+    for j in range(1, steps):
+        while distance**steps * exact**j < max_distance**j * exact**steps:
+            distance += 1
+        starts.append(distance)
+    position = np.arange(1 - length, length)
+    bucket = np.searchsorted(starts, np.abs(position), side="right")
+    return (bucket + np.where(position > 0, side, 0)).astype(np.int32)
+
+
+class UMT5Attention(nn.Module):
+    """Self-attention with a relative position bias and unscaled logits: (B, L, D) -> (B, L, D)."""
+
+    config: UMT5Config
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> Array:
+        c, (B, L, D) = self.config, x.shape
+        dense = functools.partial(_dense, precision=self.precision)
+        q, k, v = (
+            dense(c.num_heads * c.d_kv, name=name)(x).reshape(B, L, c.num_heads, c.d_kv)
+            for name in ("q", "k", "v")
+        )
+        table = nn.Embed(
+            c.relative_attention_num_buckets,
+            c.num_heads,
+            param_dtype=self.precision.param,
+            name="relative_attention_bias",
+        ).embedding
+        exact = "highest" if self.precision.compute == jnp.float32 else None
+        logits = jnp.einsum("blhd,bkhd->bhlk", q, k, precision=exact, preferred_element_type=jnp.float32)
+        logits += self._bias(table.astype(jnp.float32), L)
+        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        out = jnp.einsum("bhlk,bkhd->blhd", weights, v, precision=exact)
+        return dense(D, name="o")(out.reshape(B, L, -1))
+
+    def _bias(self, table: Array, L: int) -> Array:
+        """(buckets, h) -> (h, L, L): row l, column k holds the bias of relative position k - l."""
+        c = self.config
+        buckets = relative_buckets(L, c.relative_attention_num_buckets, c.relative_attention_max_distance)
+        position = np.arange(L)[None, :] - np.arange(L)[:, None]
+        return table.T[:, buckets[position + L - 1]]
+
+
+class UMT5FeedForward(nn.Module):
+    """wo(gelu(wi_0 x) * wi_1 x), (B, L, D) -> (B, L, D)."""
+
+    config: UMT5Config
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dense = functools.partial(_dense, precision=self.precision)
+        gate = jax.nn.gelu(dense(self.config.d_ff, name="wi_0")(x), approximate=True)
+        return dense(x.shape[-1], name="wo")(gate * dense(self.config.d_ff, name="wi_1")(x))
+
+
+class UMT5Block(nn.Module):
+    """One layer. Takes and returns what `nn.scan` carries: (x, None)."""
+
+    config: UMT5Config
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> tuple[Array, None]:
+        c, p = self.config, self.precision
+        norm = functools.partial(RMSNorm, param_dtype=p.param, epsilon=c.layer_norm_epsilon)
+        x = x + UMT5Attention(c, p, name="attention")(norm(name="attention_norm")(x), mask)
+        x = x + UMT5FeedForward(c, p, name="ffn")(norm(name="ffn_norm")(x))
+        return x, None
+
+
+class UMT5Encoder(nn.Module):
+    """Token ids to text states."""
+
+    config: UMT5Config
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, input_ids: Array, mask: Array) -> Array:
+        """input_ids: (B, L) int. mask: (B, L) bool, False keys are not attended. Returns (B, L, D) in
+        `precision.output`; padded positions carry values as well."""
+        c, p = self.config, self.precision
+        if input_ids.ndim != 2 or mask.shape != input_ids.shape:
+            raise InputError(
+                f"umT5: ids of shape {input_ids.shape} and mask of shape {mask.shape}, "
+                "expected (batch, tokens) of both"
+            )
+        shared = nn.Embed(c.vocab_size, c.d_model, dtype=p.compute, param_dtype=p.param, name="shared")
+        blocks = nn.scan(
+            UMT5Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=c.num_layers,
+        )
+        x, _ = blocks(c, p, name="block")(shared(input_ids), mask.astype(bool))
+        x = RMSNorm(p.param, c.layer_norm_epsilon, name="final_norm")(x)
+        return x.astype(p.output)
+
+
+def _dense(features: int, *, precision: Precision, name: str) -> Dense:
+    return Dense(features, dtype=precision.compute, param_dtype=precision.param, use_bias=False, name=name)
