@@ -1,1 +1,1 @@
-"""Official layout <-> parameter pytrees through one strict table; Orbax on disk; LoRA files; hub or local path."""
+"""Official layout <-> parameter pytrees: one strict table, Orbax on disk, LoRA files, hub or local path."""

@@ -1,8 +1,8 @@
 """A source of official tensors -> a parameter pytree, tensor by tensor onto its shards.
 
-Host memory stays bounded at about two tensors whatever the model's size: a tensor is read, brought to our axis
-order and dtype, sent to the devices that keep a part of it, and, when blocks are stacked, written into its row of a
-buffer that is donated from row to row.
+Host memory stays bounded at about two tensors whatever the model's size: a tensor is read, brought to our
+axis order and dtype, sent to the devices that keep a part of it, and, when blocks are stacked, written
+into its row of a buffer that is donated from row to row.
 """
 
 import dataclasses
@@ -52,8 +52,8 @@ def load_params(
     leaf; None takes each abstract leaf's. shardings: a pytree like `abstract` of NamedSharding or
     SingleDeviceSharding; None is the default device. check_finite: refuse NaN and infinity (after the cast).
 
-    Raises InputError, before any tensor is read, on unknown, missing or doubly mapped keys, on wrong shapes and
-    on dtypes other than float32, bfloat16 and float16; while reading on values that are not finite, if asked.
+    Raises InputError, before any tensor is read, on unknown, missing or doubly mapped keys, on wrong shapes
+    and on dtypes other than float32, bfloat16 and float16; while reading, on values that are not finite.
     """
     leaves = plan(source, table, abstract)
     where = flatten(shardings) if shardings is not None else {}
@@ -163,8 +163,8 @@ def _refuse_extra(source: Source, table: Table, name: str) -> None:
         raise InputError(f"{source.file(name)}: {error}") from None
     what = place.path if place.layer is None else f"layer {place.layer} of {place.path}"
     raise InputError(
-        f"{source.file(name)}: key {name!r} ({what}) is not part of the {table.model} of config.json, expected "
-        "no such tensor: use the config that belongs to these weights"
+        f"{source.file(name)}: key {name!r} ({what}) is not part of the {table.model} of config.json, "
+        "expected no such tensor: use the config that belongs to these weights"
     )
 
 

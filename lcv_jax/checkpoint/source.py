@@ -88,7 +88,7 @@ def _open_files(folder: pathlib.Path) -> dict[str, TensorFile]:
         )
     raise InputError(
         f"{folder}: {len(singles)} safetensors files and {len(indexes)} indexes: "
-        "expected one file, or shards with one *.safetensors.index.json; complete the download or remove the rest"
+        "expected one file, or shards with one *.safetensors.index.json; complete the download"
     )
 
 

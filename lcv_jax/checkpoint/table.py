@@ -1,11 +1,12 @@
 """One strict table: official tensor names <-> paths of our parameter pytrees, in both directions.
 
-A `Rule` pairs an official name with a path of ours and says how the axes move. Both are templates: `{layer}` is a
-block's number, official "blocks.7.attn.qkv.weight" being row 7 of the scanned "blocks/attn/qkv/kernel";
-`{a}`, `{b}`, ... are other numbers and are kept in our path. Official tensors are in PyTorch's axis order.
+A `Rule` pairs an official name with a path of ours and says how the axes move. Both are templates:
+`{layer}` is a block's number, official "blocks.7.attn.qkv.weight" being row 7 of the scanned
+"blocks/attn/qkv/kernel"; `{a}`, `{b}`, ... are other numbers and are kept in our path. Official tensors
+are in PyTorch's axis order.
 
 The table never guesses. `Table.locate` raises on a name that no rule or more than one rule matches; who loads
-compares the result with the model's abstract parameters, so that missing and mis-shaped tensors raise as well.
+compares the result with the model's abstract parameters: missing and mis-shaped tensors raise as well.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from lcv_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """How an official tensor's axes become ours: drop `ones` trailing axes of size 1, then transpose by `order`."""
+    """Official axes to ours: drop `ones` trailing axes of size 1, then transpose by `order`."""
 
     order: tuple[int, ...] | None = None
     ones: int = 0
@@ -73,7 +74,7 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an official tensor lives: a leaf of our pytree, and the row of it when blocks are stacked (else None)."""
+    """Where an official tensor lives: a leaf of our pytree, and its row if blocks are stacked."""
 
     path: str
     layer: int | None
@@ -93,7 +94,9 @@ class Table:
         hits = [(rule, m) for rule in self.rules if (m := rule.pattern.fullmatch(name))]
         if len(hits) != 1:
             what = "is not a tensor of" if not hits else f"matches {len(hits)} rules of"
-            raise InputError(f"key {name!r} {what} the {self.model} model: remove it or check the model's kind")
+            raise InputError(
+                f"key {name!r} {what} the {self.model} model: remove it or check the model's kind"
+            )
         rule, match = hits[0]
         numbers = match.groupdict()
         layer = numbers.pop("layer", None)
@@ -103,7 +106,9 @@ class Table:
         """Official names that make up our leaf `path`; layers: rows of a stacked leaf, ignored for others."""
         hits = [(rule, m) for rule in self.rules if (m := rule.path_pattern.fullmatch(path))]
         if len(hits) != 1:
-            raise KeyError(f"{path!r} is described by {len(hits)} rules of the {self.model} table, expected one")
+            raise KeyError(
+                f"{path!r} is described by {len(hits)} rules of the {self.model} table, expected one"
+            )
         rule, match = hits[0]
         if "{layer}" not in rule.official:
             return [(rule.official.format(**match.groupdict()), Place(path, None, rule.axes))]
@@ -165,7 +170,10 @@ UMT5 = Table(
             "block/attention/relative_attention_bias/embedding",
         ),
         Rule(f"{_T5}.0.layer_norm.weight", "block/attention_norm/scale"),
-        *(_linear(f"{_T5}.1.DenseReluDense.{p}", f"block/ffn/{p}", bias=False)[0] for p in ("wi_0", "wi_1", "wo")),
+        *(
+            _linear(f"{_T5}.1.DenseReluDense.{p}", f"block/ffn/{p}", bias=False)[0]
+            for p in ("wi_0", "wi_1", "wo")
+        ),
         Rule(f"{_T5}.1.layer_norm.weight", "block/ffn_norm/scale"),
         Rule("encoder.final_layer_norm.weight", "final_norm/scale"),
     ),

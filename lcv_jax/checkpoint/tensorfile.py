@@ -1,9 +1,9 @@
 """One safetensors file: its header checked in full, its tensors read one at a time, written as a stream.
 
-The format is 8 bytes of header length, a JSON header, then the raw tensors. We read it ourselves, because that way
-a damaged file is found from the header and the file's size alone, bfloat16 needs no other framework, and no tensor
-but the one asked for is ever held in memory. Pickle files (.bin, .pt, .pth, .ckpt) can run code when read; they
-never are.
+The format is 8 bytes of header length, a JSON header, then the raw tensors. We read it ourselves, because
+that way a damaged file is found from the header and the file's size alone, bfloat16 needs no other
+framework, and no tensor but the one asked for is ever held in memory. Pickle files (.bin, .pt, .pth,
+.ckpt) can run code when read; they never are.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import math
 import os
 import pathlib
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -117,8 +117,8 @@ def write_tensors(
     tensors: Mapping[str, TensorInfo],
     read: Callable[[str], np.ndarray],
     metadata: Mapping[str, str] | None = None,
-) -> Iterable[tuple[str, int]]:
-    """Writes a safetensors file tensor by tensor; yields (name, bytes) after each one.
+) -> None:
+    """Writes a safetensors file, one tensor in memory at a time.
 
     tensors gives shapes and dtypes, `read(name)` the values. The order in the file is the reference writer's:
     wide dtypes first, then by name, so that equal tensors make equal files.
@@ -145,14 +145,12 @@ def write_tensors(
                     f"{name=}: got {value.dtype}{value.shape}, announced {info.dtype}{info.shape}"
                 )
             file.write(value.reshape(-1).view(np.uint8).data)
-            yield name, info.nbytes
 
 
-# The reference writer sorts by its dtype enumeration, highest first; this is that enumeration for our dtypes.
-_DTYPE_ORDER = {
-    _DTYPES[code]: i
-    for i, code in enumerate("BOOL U8 I8 F8_E5M2 F8_E4M3 I16 U16 F16 BF16 I32 U32 F32 F64 I64 U64".split())
-}
+# The reference writer sorts by its enumeration of dtypes, last first; these are ours in that order.
+_WIDTH_ORDER = ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "I16", "U16", "F16", "BF16")
+_WIDTH_ORDER += ("I32", "U32", "F32", "F64", "I64", "U64")
+_DTYPE_ORDER = {_DTYPES[code]: i for i, code in enumerate(_WIDTH_ORDER)}
 
 
 def _info(entry: dict, start: int) -> TensorInfo:

@@ -1,0 +1,109 @@
+"""Our layout on disk: one Orbax checkpoint a model, one array a tensor, under official names and axis order.
+
+Arrays are plain uncompressed zarr, one folder each, so any Orbax or zarr reader opens them and one tensor
+is restored without touching the others. Orbax saves whole trees; handing it leaves that read themselves
+when their turn comes keeps host memory at one tensor (measured in benchmarks/import_checkpoint.py).
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lcv_jax.checkpoint.source import read_json
+from lcv_jax.checkpoint.tensorfile import TensorInfo
+from lcv_jax.errors import InputError
+
+PARAMS = "params"
+_types = ocp.type_handlers
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LazyTensor:
+    """A leaf of a tree to be saved: shape and dtype now, values when `read` is called."""
+
+    info: TensorInfo
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return self.info.nbytes
+
+
+class _LazyHandler(_types.NumpyHandler):
+    """Saves LazyTensors as NumPy arrays, each read, written and dropped before the next is read."""
+
+    def __init__(self):
+        super().__init__(deepcopy_host_arrays=False)  # nobody else holds the array
+
+    async def serialize(self, values, infos, args=None):
+        for i, (value, info) in enumerate(zip(values, infos, strict=True)):
+            written = await super().serialize([value.read()], [info], args and [args[i]])
+            for future in written:
+                future.result()
+        return []
+
+
+def save(
+    folder: os.PathLike[str] | str, tensors: Mapping[str, TensorInfo], read: Callable[[str], np.ndarray]
+) -> None:
+    """Writes the Orbax checkpoint `folder`, which must not exist; `read(name)` gives one tensor."""
+    registry = _types.create_type_handler_registry(
+        (LazyTensor, _LazyHandler()), (jax.Array, _types.ArrayHandler())
+    )
+    handler = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=False, use_compression=False, type_handler_registry=registry
+    )
+    tree = {name: LazyTensor(info, functools.partial(read, name)) for name, info in tensors.items()}
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(pathlib.Path(folder).absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+class OrbaxSource:
+    """A model's folder of our layout: config.json and the Orbax checkpoint params/."""
+
+    def __init__(self, path: os.PathLike[str] | str):
+        self.path = pathlib.Path(path).absolute()
+        self._params = self.path / PARAMS
+        self._checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        self.tensors = _tensors(self._params, self._checkpointer)
+
+    @functools.cached_property
+    def config(self) -> dict:
+        return read_json(self.path / "config.json")
+
+    def file(self, name: str) -> pathlib.Path:
+        return self._params / name
+
+    def read(self, name: str) -> np.ndarray:
+        """Restores one tensor; the others are not read."""
+        wanted = {name: ocp.RestoreArgs(restore_type=np.ndarray)}
+        args = ocp.args.PyTreeRestore(item=dict(wanted), restore_args=wanted, partial_restore=True)
+        try:
+            return self._checkpointer.restore(self._params, args=args)[name]
+        except (OSError, ValueError) as error:
+            raise _damaged(self.file(name), error) from None
+
+
+def _tensors(params: pathlib.Path, checkpointer: ocp.Checkpointer) -> dict[str, TensorInfo]:
+    if not params.is_dir():
+        raise InputError(f"{params}: no such folder: expected an Orbax checkpoint; import it again")
+    try:
+        metadata = checkpointer.metadata(params).item_metadata
+    except (OSError, ValueError) as error:
+        raise _damaged(params, error) from None
+    if metadata is None:
+        raise _damaged(params, "no metadata")
+    return {name: TensorInfo(tuple(m.shape), np.dtype(m.dtype)) for name, m in metadata.tree.items()}
+
+
+def _damaged(path: pathlib.Path, error: object) -> InputError:
+    reason = " ".join(str(error).split())[:200]
+    return InputError(
+        f"{path}: damaged or incomplete Orbax checkpoint ({reason}): import the checkpoint again"
+    )
