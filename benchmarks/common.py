@@ -40,9 +40,8 @@ class Row:
     """One line of a result.
 
     case: what was measured. ratio: measured over the reference that the result's `over` names. minimum: the
-    least ratio that arithmetic or the hardware allows, None where nothing bounds it. goal: what we want, None for
-    a figure that is only reported. figures: the raw numbers behind the ratio, the unit in the name ("ours_s",
-    "peak_mib").
+    least ratio that arithmetic or the hardware allows, None where nothing bounds it. goal: what we want, None
+    where the ratio is only reported. figures: the raw numbers behind it, the unit in the name ("ours_s").
     """
 
     case: str
