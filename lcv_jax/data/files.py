@@ -1,0 +1,62 @@
+"""Writing files so that a name only ever holds a finished one."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from lcv_jax.errors import InputError
+
+Path = os.PathLike[str] | str
+
+
+def check_writable(path: Path, suffix: str) -> pathlib.Path:
+    """Raises InputError unless a file `path` could be written now; to be called before the work it will hold.
+
+    suffix: the ending that the name must have, such as ".mp4". Leaves nothing behind. Returns the path.
+    """
+    path = pathlib.Path(path)
+    if path.suffix.lower() != suffix:
+        raise InputError(f"output {path}: expected a name that ends in {suffix}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"output {path}: exists and is not a file; choose another name")
+    if not path.parent.is_dir():
+        raise InputError(f"output {path}: folder {path.parent} does not exist; create it first")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            os.stat(_aside(path), follow_symlinks=False)
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[pathlib.Path]:
+    """Yields a name in the same folder to write to, which becomes `path` when the block ends.
+
+    It is removed when the block raises. Who is killed half-way leaves .NAME.PID.part, never `path`.
+    """
+    path = pathlib.Path(path)
+    aside = _aside(path)
+    try:
+        yield aside
+        try:
+            os.replace(aside, path)
+        except OSError as error:
+            raise unwritable(path, error) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The error to raise when the system refuses to write `path`."""
+    return InputError(
+        f"output {path}: cannot be written ({error.strerror or error}); check the folder and the disk"
+    )
+
+
+def _aside(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
