@@ -20,7 +20,7 @@ from lcv_jax.checkpoint.table import Place, Table
 from lcv_jax.errors import InputError
 
 Params = dict[str, Any]
-_READABLE = ("float32", "bfloat16", "float16")
+READABLE = ("float32", "bfloat16", "float16")
 _CHUNK = 1 << 24  # elements looked at together by the check for NaN and infinity
 
 
@@ -149,10 +149,10 @@ def _check(source: Source, table: Table, name: str, shape: tuple[int, ...]) -> N
             f"{source.file(name)}: key {name!r} has shape {list(info.shape)}, expected {list(shape)} for the "
             f"{table.model} of config.json: use the config that belongs to these weights"
         )
-    if info.dtype.name not in _READABLE:
+    if info.dtype.name not in READABLE:
         raise InputError(
             f"{source.file(name)}: key {name!r} has dtype {info.dtype.name}, expected one of "
-            f"{', '.join(_READABLE)}: convert the checkpoint first"
+            f"{', '.join(READABLE)}: convert the checkpoint first"
         )
 
 
@@ -171,12 +171,12 @@ def _refuse_extra(source: Source, table: Table, name: str) -> None:
 def _place(leaf: Leaf, rows: Iterator[np.ndarray], dtype: Any, sharding: Sharding) -> jax.Array:
     """Puts a leaf's rows onto its shards, stacking them where the model stacks its blocks."""
     if not leaf.stacked:
-        return _put(next(rows), sharding)
+        return put(next(rows), sharding)
     row_sharding = _row(sharding)
     buffer = jax.jit(lambda: jnp.zeros(leaf.abstract.shape, dtype), out_shardings=sharding)()
     for i, row in enumerate(rows):
         # Waiting keeps a slow device from piling up host copies of rows that are still on their way.
-        buffer = jax.block_until_ready(_write(buffer, _put(row, row_sharding), np.int32(i)))
+        buffer = jax.block_until_ready(_write(buffer, put(row, row_sharding), np.int32(i)))
     return buffer
 
 
@@ -185,7 +185,7 @@ def _write(buffer: jax.Array, row: jax.Array, i: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(buffer, row, i, 0)
 
 
-def _put(value: np.ndarray, sharding: Sharding) -> jax.Array:
+def put(value: np.ndarray, sharding: Sharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 

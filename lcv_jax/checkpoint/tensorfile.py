@@ -139,12 +139,12 @@ def write_tensors(
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            value, info = np.ascontiguousarray(read(name)), tensors[name]
+            value, info = read(name), tensors[name]
             if value.shape != info.shape or value.dtype != info.dtype:
                 raise ValueError(
                     f"{name=}: got {value.dtype}{value.shape}, announced {info.dtype}{info.shape}"
                 )
-            file.write(value.reshape(-1).view(np.uint8).data)
+            file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
 
 # The reference writer sorts by its enumeration of dtypes, last first; these are ours in that order.

@@ -1,0 +1,223 @@
+"""Whole checkpoints from the official layout to ours and back, one tensor in memory at a time.
+
+Everything is checked before the first byte is written. What is written lies in `DST.tmp-PID` until it is
+whole and is then renamed, so that an interrupted conversion leaves no DST; such a leftover may be deleted.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from lcv_jax.checkpoint import layout, store
+from lcv_jax.checkpoint.load import read_cast
+from lcv_jax.checkpoint.tensorfile import METADATA, PICKLES, TensorInfo, write_tensors
+from lcv_jax.errors import InputError
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of the source read so far and their total."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What a conversion did. read, written: bytes of tensors."""
+
+    tensors: int
+    read: int
+    written: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One model to be converted.
+
+    tensors: official name -> shape and target dtype. stored: official name -> the name in the source.
+    """
+
+    model: layout.Model
+    tensors: Mapping[str, TensorInfo]
+    stored: Mapping[str, str]
+
+    @property
+    def written(self) -> int:
+        return sum(info.nbytes for info in self.tensors.values())
+
+    @property
+    def read(self) -> int:
+        return sum(self.model.source.tensors[name].nbytes for name in self.stored.values())
+
+
+def import_checkpoint(
+    src: os.PathLike[str] | str,
+    dst: os.PathLike[str] | str,
+    *,
+    dtype: str | None = None,
+    check_finite: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Official layout `src` -> our layout `dst`.
+
+    dtype: "bfloat16", "float32" or "keep"; None is each component's own: bfloat16 for the DiT and the text
+    encoder, the source's for the VAE. Tensors that only repeat another (aliases) are stored once. Raises
+    InputError.
+    """
+    jobs = _jobs(src, lambda component: dtype or component.dtype or "keep")
+
+    def write(job: _Job, folder: pathlib.Path, read: Callable[[str], np.ndarray]) -> None:
+        store.save(folder / store.PARAMS, job.tensors, read)
+
+    return _convert(src, dst, jobs, write, check_finite, progress)
+
+
+def export_checkpoint(
+    src: os.PathLike[str] | str,
+    dst: os.PathLike[str] | str,
+    *,
+    max_shard_size: int = 5_000_000_000,
+    progress: Progress | None = None,
+) -> Converted:
+    """Our layout `src` -> official layout `dst`, the tensors as they are; max_shard_size in bytes."""
+    jobs = _jobs(src, lambda component: "keep")
+
+    def write(job: _Job, folder: pathlib.Path, read: Callable[[str], np.ndarray]) -> None:
+        write_shards(folder, job.model.component.stem, job.tensors, read, max_shard_size)
+
+    return _convert(src, dst, jobs, write, False, progress)
+
+
+def write_shards(
+    folder: pathlib.Path,
+    stem: str,
+    tensors: Mapping[str, TensorInfo],
+    read: Callable[[str], np.ndarray],
+    max_shard_size: int,
+) -> None:
+    """Writes one safetensors file, or shards and their index, named as published."""
+    shards = split(tensors, max_shard_size)
+    if len(shards) == 1:
+        write_tensors(folder / f"{stem}.safetensors", tensors, read, METADATA)
+        return
+    weight_map = {}
+    for i, names in enumerate(shards, 1):
+        file = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
+        weight_map |= dict.fromkeys(names, file)
+        write_tensors(folder / file, {name: tensors[name] for name in names}, read, METADATA)
+    size = sum(info.nbytes for info in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def split(tensors: Mapping[str, TensorInfo], max_shard_size: int) -> list[list[str]]:
+    """Names in order, cut into shards of at most max_shard_size bytes; a larger tensor gets its own shard."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(tensors):
+        nbytes = tensors[name].nbytes
+        if shards[-1] and size + nbytes > max_shard_size:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += nbytes
+    return shards
+
+
+def _jobs(src: os.PathLike[str] | str, dtype: Callable[[layout.Component], str]) -> list[_Job]:
+    """Opens and checks all models of `src`."""
+    jobs = []
+    for name, folder in layout.find(src).items():
+        component = layout.COMPONENTS[name]
+        model = layout.open_model(component, folder)
+        target = dtype(component)
+        aliases = dict(component.table.aliases)
+        names = [name for leaf in model.leaves for name, _ in leaf.parts]
+        stored = {aliases.get(name, name): name for name in names}
+        tensors = {}
+        for official, name in stored.items():
+            info = model.source.tensors[name]
+            kept = info.dtype if target == "keep" else np.dtype(jnp.dtype(target))
+            tensors[official] = TensorInfo(info.shape, kept)
+        jobs.append(_Job(model, tensors, stored))
+    return jobs
+
+
+def _convert(
+    src: os.PathLike[str] | str,
+    dst: os.PathLike[str] | str,
+    jobs: Sequence[_Job],
+    write: Callable[[_Job, pathlib.Path, Callable[[str], np.ndarray]], None],
+    check_finite: bool,
+    progress: Progress | None,
+) -> Converted:
+    """Copies what is not weights and lets `write` store each model, reading through what it is given."""
+    src, dst = pathlib.Path(src), pathlib.Path(dst)
+    copied = _other_files(src, {job.model.component.name for job in jobs})
+    size = sum(job.written for job in jobs) + sum((src / file).stat().st_size for file in copied)
+    total = sum(job.read for job in jobs)
+    done = 0
+
+    def reader(job: _Job) -> Callable[[str], np.ndarray]:
+        def read(name: str) -> np.ndarray:
+            nonlocal done
+            stored = job.stored[name]
+            value = read_cast(job.model.source, stored, job.tensors[name].dtype, check_finite)
+            done += job.model.source.tensors[stored].nbytes
+            if progress:
+                progress(done, total)
+            return value
+
+        return read
+
+    with _aside(src, dst, size) as aside:
+        for file in copied:
+            (aside / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(src / file, aside / file)
+        for job in jobs:
+            folder = aside / job.model.component.name
+            folder.mkdir(exist_ok=True)
+            write(job, folder, reader(job))
+    return Converted(sum(len(job.tensors) for job in jobs), total, sum(job.written for job in jobs))
+
+
+@contextlib.contextmanager
+def _aside(src: pathlib.Path, dst: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
+    """A folder beside `dst` that becomes `dst` when the block ends well, and is removed when it does not."""
+    if dst.exists():
+        raise InputError(f"{dst}: exists already: expected a new folder; choose another or delete it first")
+    if dst.resolve().is_relative_to(src.resolve()):
+        raise InputError(f"{dst}: lies inside the source {src}: expected a folder outside it; choose another")
+    aside = dst.with_name(f"{dst.name}.tmp-{os.getpid()}")
+    try:
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(dst.parent).free
+        if free < size:
+            raise InputError(
+                f"{dst}: {size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on this disk: make room, or "
+                "choose another place"
+            )
+        aside.mkdir()
+        yield aside
+        aside.rename(dst)
+    except OSError as error:
+        raise InputError(f"{dst}: cannot be written ({error}): choose a place you may write to") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _other_files(src: pathlib.Path, models: set[str]) -> list[pathlib.Path]:
+    """Everything that is copied as it is: all but weights, pickles and hidden files. Relative to `src`."""
+    files = []
+    for path in sorted(src.rglob("*")):
+        file = path.relative_to(src)
+        weights = file.parts[0] in models and (
+            store.PARAMS in file.parts or file.name.endswith((".safetensors", ".safetensors.index.json"))
+        )
+        hidden = any(part.startswith(".") for part in file.parts)
+        if path.is_file() and not weights and not hidden and file.suffix.lower() not in PICKLES:
+            files.append(file)
+    return files
