@@ -7,3 +7,24 @@ N tokens, L text tokens, K key/value tokens, D model width, h heads, d channels 
 Conventions: channels last; video (B, F, H, W, 3) in [-1, 1]; latents (B, T, H, W, 16) normalised; time t in [0, 1],
 0 data and 1 noise; velocity = x0 - noise.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lcv_jax.models.umt5 import TextStates
+    from lcv_jax.sample.pipeline import Pipeline
+
+__all__ = ["Pipeline", "TextStates"]
+
+
+def __getattr__(name: str) -> Any:
+    """Pipeline and TextStates are imported when first asked for, so that the light rooms stay light to import."""
+    if name == "Pipeline":
+        from lcv_jax.sample.pipeline import Pipeline
+
+        return Pipeline
+    if name == "TextStates":
+        from lcv_jax.models.umt5 import TextStates
+
+        return TextStates
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

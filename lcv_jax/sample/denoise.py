@@ -1,0 +1,125 @@
+"""The one sampling loop, for every task: a Python loop over one jitted step, so that progress, previews and
+cancelling are possible."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcv_jax.flow.guidance import cfg_zero
+from lcv_jax.flow.solver import euler_step
+from lcv_jax.models.dit import DiT, KVCache
+from lcv_jax.models.umt5 import TextStates
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditioning:
+    """All that `denoise` needs to know of a task.
+
+    latents: (B, T, h, w, C) float32, clean condition frames in front, then the initial noise. num_cond: how many are
+    condition frames. cache: their keys and values; without it they run through the network at every step.
+    text: of the B prompts; negative: of the B negative prompts, None for no guidance. guidance: CFG-zero* scale.
+    sigmas: noise levels with the final 0 (flow/schedule.py).
+    """
+
+    latents: Array
+    text: TextStates
+    sigmas: np.ndarray
+    num_cond: int = 0
+    cache: KVCache | None = None
+    negative: TextStates | None = None
+    guidance: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What `denoise` tells after each step. index: from 0. latents: (B, T', h, w, C), the frames that are being
+    denoised, valid until the next step. seconds: of this step, the first one's with compilation."""
+
+    index: int
+    total: int
+    latents: Array
+    seconds: float
+
+
+def denoise(
+    model: DiT,
+    variables: Mapping[str, Any],
+    conditioning: Conditioning,
+    on_step: Callable[[Step], None] | None = None,
+) -> Array:
+    """Latents (B, T, h, w, C) in float32, condition frames included and as they were.
+
+    variables: {"params": ..., "lora": active adapters}. on_step: called after every step; what it raises ends the run.
+    """
+    c = conditioning
+    cond = c.latents[:, : c.num_cond]
+    in_front = c.num_cond if c.cache is None else 0
+    # A copy, because each step donates its latents.
+    x = jnp.copy(c.latents if c.cache is None else c.latents[:, c.num_cond :])
+    text = c.text if c.negative is None else _stack(c.negative, c.text)
+    guidance = None if c.negative is None else jnp.float32(c.guidance)
+    total = len(c.sigmas) - 1
+    for i in range(total):
+        start = time.perf_counter()
+        t, t_next = jnp.float32(c.sigmas[i]), jnp.float32(c.sigmas[i + 1])
+        x = sample_step(model, variables, x, t, t_next, text, c.cache, guidance, num_cond=in_front)
+        if on_step is not None:
+            noisy = jax.block_until_ready(x)[:, in_front:]
+            on_step(Step(i, total, noisy, time.perf_counter() - start))
+    return x if c.cache is None else jnp.concatenate([cond, x], axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "num_cond"), donate_argnames="latents")
+def sample_step(
+    model: DiT,
+    variables: Mapping[str, Any],
+    latents: Array,
+    t: Array,
+    t_next: Array,
+    text: TextStates,
+    cache: KVCache | None,
+    guidance: Array | None,
+    *,
+    num_cond: int = 0,
+) -> Array:
+    """Latents (B, T, h, w, C) float32 at level t -> at level t_next; the first num_cond frames stay.
+
+    text: (B, L, ...); with guidance (2 B, L, ...), the negative prompts first. The guidance projection runs over all
+    frames given: with a cache those are the noisy ones only, as officially.
+    """
+    B, T = latents.shape[:2]
+    times = jnp.broadcast_to(jnp.where(jnp.arange(T) < num_cond, 0, t), (B, T))
+    if guidance is None:
+        v = model.apply(variables, latents, times, text.states, text.mask, num_cond=num_cond, cache=cache)
+    else:
+        both = model.apply(
+            variables,
+            jnp.concatenate([latents, latents]),
+            jnp.concatenate([times, times]),
+            text.states,
+            text.mask,
+            num_cond=num_cond,
+            cache=_twice(cache),
+        )
+        v = cfg_zero(both[B:], both[:B], guidance)
+    noisy = euler_step(latents[:, num_cond:], v[:, num_cond:], t, t_next)
+    return jnp.concatenate([latents[:, :num_cond], noisy], axis=1)
+
+
+def _stack(negative: TextStates, positive: TextStates) -> TextStates:
+    return jax.tree.map(lambda n, p: jnp.concatenate([n, p]), negative, positive)
+
+
+def _twice(cache: KVCache | None) -> KVCache | None:
+    """A cache for both halves of a guided batch; one of batch 1 serves any batch as it is."""
+    if cache is None or cache.k.shape[1] == 1:
+        return cache
+    return jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), cache)
