@@ -14,6 +14,8 @@ from lcv_jax.errors import InputError
 from lcv_jax.parallel.hlo import count_flops
 from lcv_jax.parallel.hlo_text import parse
 
+pytestmark = pytest.mark.smoke
+
 FLOAT = jnp.float32
 
 
