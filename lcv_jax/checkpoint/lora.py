@@ -68,7 +68,7 @@ def load_lora(
 
 
 def save_lora(path: os.PathLike[str] | str, lora: Params) -> None:
-    """Writes a LoRA file: the inverse of `load_lora`. Layers whose scale, down and up are all 0 are left out."""
+    """Writes a LoRA file: the inverse of `load_lora`. A layer whose arrays are all 0 is left out."""
     path = pathlib.Path(path)
     values: dict[str, np.ndarray] = {}
     flat = {leaf: np.asarray(value) for leaf, value in flatten(lora).items()}

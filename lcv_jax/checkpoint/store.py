@@ -5,11 +5,13 @@ is restored without touching the others. Orbax saves whole trees; handing it lea
 when their turn comes keeps host memory at one tensor (measured in benchmarks/import_checkpoint.py).
 """
 
+import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -60,8 +62,20 @@ def save(
         use_ocdbt=False, use_compression=False, type_handler_registry=registry
     )
     tree = {name: LazyTensor(info, functools.partial(read, name)) for name, info in tensors.items()}
-    with ocp.Checkpointer(handler) as checkpointer:
+    with _quiet(), ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(pathlib.Path(folder).absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns on every save without its OCDBT database, which we leave out on purpose."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class OrbaxSource:

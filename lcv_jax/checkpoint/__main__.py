@@ -1,0 +1,112 @@
+"""`python -m lcv_jax.checkpoint {import,export,inspect,verify}`: convert checkpoints and look into them."""
+
+import contextlib
+import dataclasses
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+import tqdm
+import tyro
+
+from lcv_jax.checkpoint import convert, hub
+from lcv_jax.checkpoint import inspect as inspection
+from lcv_jax.errors import InputError
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Turn a checkpoint of the official layout (or a hub id) into ours."""
+
+    src: tyro.conf.Positional[str]
+    """Folder of the official layout, or a hub id."""
+    dst: tyro.conf.Positional[str]
+    """New folder."""
+    dtype: Literal["bfloat16", "float32", "keep"] | None = None
+    """Of the weights; by default bfloat16 for DiT and text encoder, and the VAE as it is."""
+    check_finite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Refuse weights with NaN or infinity."""
+
+    def run(self) -> None:
+        src = hub.resolve(self.src)
+        with _bar("import") as progress:
+            done = convert.import_checkpoint(
+                src, self.dst, dtype=self.dtype, check_finite=self.check_finite, progress=progress
+            )
+        print(f"{self.dst}: {done.tensors:,} tensors, {done.written:,} bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Turn a checkpoint of our layout into the official one, bit for bit."""
+
+    src: tyro.conf.Positional[str]
+    """Folder of our layout."""
+    dst: tyro.conf.Positional[str]
+    """New folder."""
+    max_shard_size: str = "5GB"
+    """Tensor bytes in one file: a number with KB, MB, GB, KiB, MiB or GiB."""
+
+    def run(self) -> None:
+        size = parse_size(self.max_shard_size)
+        with _bar("export") as progress:
+            done = convert.export_checkpoint(self.src, self.dst, max_shard_size=size, progress=progress)
+        print(f"{self.dst}: {done.tensors:,} tensors, {done.written:,} bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """List tensors, dtypes, bytes and parameters; reads headers only."""
+
+    path: tyro.conf.Positional[str]
+    """A checkpoint, a model's folder, a safetensors file, or a name such as longcat-13b."""
+
+    def run(self) -> None:
+        print(inspection.table(inspection.inspect(self.path)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; 0, or 2 after one line about what was wrong with the input."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"import": Import, "export": Export, "inspect": Inspect}, args=argv, prog="lcv-checkpoint"
+    )
+    try:
+        command.run()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 5GB or 500MiB; raises InputError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if not match or match[2].upper() not in _UNITS or float(match[1]) <= 0:
+        raise InputError(
+            f"--max-shard-size {text!r}: expected a positive number with KB, MB, GB, KiB, MiB or GiB"
+        )
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[convert.Progress]:
+    """A progress bar over the source's bytes, and the rate at the end."""
+    start = time.perf_counter()
+    with tqdm.tqdm(desc=title, unit="B", unit_scale=True) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+        read = bar.n
+    seconds = time.perf_counter() - start
+    print(f"{title}: {read:,} bytes read in {seconds:.1f} s, {read / 1e6 / seconds:.0f} MB/s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
