@@ -81,3 +81,23 @@ def layer_norm(x: Array, epsilon: float = 1e-6) -> Array:
     x = x.astype(jnp.float32)
     centred = x - x.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+
+
+def lora_collection(adapters: Mapping[str, Mapping]) -> dict:
+    """The "lora" collection in which these adapters are active.
+
+    adapters: by name, nested dicts that mirror the DiT's modules and end in {"down", "up", "scale"}, stacked over
+    blocks inside "blocks". Their outputs add up; a module that none of them has gets nothing.
+    """
+    collection: dict = {}
+    for name, tree in adapters.items():
+        _merge(collection, name, tree)
+    return collection
+
+
+def _merge(into: dict, name: str, tree: Mapping) -> None:
+    if "down" in tree:
+        into.setdefault("adapters", {})[name] = dict(tree)
+        return
+    for key, below in tree.items():
+        _merge(into.setdefault(key, {}), name, below)

@@ -14,15 +14,18 @@ import numpy as np
 
 from lcv_jax.checkpoint import hub, layout, lora
 from lcv_jax.checkpoint.load import load_params
+from lcv_jax.checkpoint.source import read_json
 from lcv_jax.data import images
 from lcv_jax.data.text import Tokenizer
 from lcv_jax.errors import InputError
 from lcv_jax.flow.schedule import ScheduleConfig
 from lcv_jax.models import zoo
 from lcv_jax.models.dit import DiT, KVCache
+from lcv_jax.models.layers import lora_collection
 from lcv_jax.models.precision import Precision
 from lcv_jax.models.umt5 import TextStates, UMT5Encoder
 from lcv_jax.models.vae import Posterior, WanVAE, denormalize, normalize
+from lcv_jax.models.vae_coding import VAECoder
 from lcv_jax.sample import memory, prepare
 from lcv_jax.sample.denoise import Conditioning, denoise
 from lcv_jax.sample.options import Options
@@ -67,18 +70,23 @@ class Pipeline:
             raise InputError(f"{mesh=}: sampling on a mesh is not available yet, leave it out")
         precision = Precision.named(dtype)
         folder = hub.resolve(path_or_repo, revision)
-        schedule = ScheduleConfig.from_json(layout.scheduler_config(folder))
+        scheduler = layout.folder(folder, "scheduler") / "scheduler_config.json"
+        schedule = ScheduleConfig.from_json(read_json(scheduler))
         tokenizer = Tokenizer.open(layout.folder(folder, "tokenizer"))
-        models = {name: layout.open_model(folder, name) for name in layout.COMPONENTS}
-        abstract = {name: zoo.abstract_params(model.config, precision) for name, model in models.items()}
+        models = {
+            name: layout.open_model(component, layout.folder(folder, name))
+            for name, component in layout.COMPONENTS.items()
+        }
         memory.check(
-            memory.tree_bytes(abstract),
+            sum(memory.tree_bytes(zoo.abstract_params(m.config, precision)) for m in models.values()),
             f"{folder} in {precision.param}",
             "use bfloat16 or a device with more memory",
         )
         params = {
-            name: load_params(model.source, model.component.table, abstract[name], check_finite=check_finite)
-            for name, model in models.items()
+            name: load_params(
+                m.source, m.component.table, m.abstract, dtype=precision.param, check_finite=check_finite
+            )
+            for name, m in models.items()
         }
         return cls(
             DiT(models["dit"].config, precision),
@@ -91,6 +99,11 @@ class Pipeline:
         )
 
     @property
+    def coder(self) -> VAECoder:
+        """The autoencoder as it is run here: a stream over time, so that memory does not grow with length."""
+        return VAECoder(self.vae.config, self.vae.precision)
+
+    @property
     def pixel_multiple(self) -> int:
         """What height and width in pixels divide by."""
         return self.vae.config.spatial_factor * max(self.dit.config.patch_size[1:])
@@ -100,8 +113,8 @@ class Pipeline:
     def load_lora(self, path: str | os.PathLike[str], name: str, scale: float = 1.0) -> None:
         """Reads a LoRA file under a name, which tasks then take in `loras`. scale multiplies the file's own."""
         abstract = zoo.abstract_params(self.dit.config, self.dit.precision)
-        adapter = lora.load_lora(path, abstract, self.dit.precision.param)
-        self.adapters[name] = lora.scaled(adapter, scale)
+        adapter = lora.load_lora(path, abstract, dtype=self.dit.precision.param)
+        self.adapters[name] = _scaled(adapter, scale)
 
     def variables(self, loras: Sequence[str] = ()) -> dict[str, Any]:
         """The DiT's variables with the adapters of these names active."""
@@ -114,7 +127,7 @@ class Pipeline:
         params = {"params": self.params["dit"]}
         if not loras:
             return params
-        return params | {"lora": lora.collection({name: self.adapters[name] for name in loras})}
+        return params | {"lora": lora_collection({name: self.adapters[name] for name in loras})}
 
     # Parts
 
@@ -130,7 +143,10 @@ class Pipeline:
     def posterior(self, video: Any) -> Posterior:
         """The VAE's posterior, not normalised, of (B, F, H, W, 3) in [-1, 1] with F = 4n + 1."""
         with self._precise():
-            return vae_coding.encode(self.vae, self.params["vae"], _checked_video(video))
+            video = _checked_video(video)
+            self.vae.config.latent_frames(video.shape[1])  # raises unless 4n + 1
+            parts = list(self.coder.encode_stream(self.params["vae"], [video]))
+            return jax.tree.map(lambda *p: jnp.concatenate(p, axis=1), *parts)
 
     def normalized(self, z: Array) -> Array:
         """Raw latents as the DiT sees them."""
@@ -227,13 +243,21 @@ class Pipeline:
     def _decoded(self, latents: Any):
         raw = denormalize(self.vae.config, jnp.asarray(latents, jnp.float32))
         with self._precise():
-            yield from (np.asarray(x) for x in vae_coding.decode_stream(self.vae, self.params["vae"], raw))
+            yield from (np.asarray(x) for x in self.coder.decode_stream(self.params["vae"], [raw]))
 
     def _precise(self) -> contextlib.AbstractContextManager:
         """A float32 pipeline multiplies in full float32 on every backend."""
         if self.dit.precision.compute == jnp.float32:
             return jax.default_matmul_precision("highest")
         return contextlib.nullcontext()
+
+
+def _scaled(tree: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """A LoRA tree whose scales are multiplied by `scale`."""
+    return {
+        key: _scaled(value, scale) if isinstance(value, Mapping) else value * scale if key == "scale" else value
+        for key, value in tree.items()
+    }
 
 
 def _no_sparse(sparse: Any) -> None:
