@@ -1,9 +1,9 @@
 """The Wan 2.1 video autoencoder (diffusers' AutoencoderKLWan), causal in time, channels last.
 
-Whole sequences and streams run the same code. Every operation that looks back takes the frames before its input from
-the Linen collection "stream" and leaves there what the next chunk will need. Without that collection a chunk is the
-start of a video: convolutions see zero frames before it, and the temporal resamplers let its first frame pass
-unchanged. So a whole video is one chunk from no state, and
+Whole sequences and streams run the same code. Every operation that looks back takes the frames before its
+input from the Linen collection "stream" and leaves there what the next chunk will need. Without that
+collection a chunk is the start of a video: convolutions see zero frames before it, and the temporal
+resamplers let its first frame pass unchanged. So a whole video is one chunk from no state, and
 
     y, state = vae.apply({"params": params}, chunk, method="decode", mutable=["stream"])
     y, state = vae.apply({"params": params, **state}, next_chunk, method="decode", mutable=["stream"])
@@ -12,6 +12,7 @@ is a stream; models/vae_coding.py makes generators and tiles of it.
 """
 
 import dataclasses
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -24,6 +25,7 @@ from lcv_jax.ops import conv
 
 __all__ = ["Posterior", "VAEConfig", "WanVAE", "denormalize", "normalize"]
 
+Method = Literal["encode", "decode"]
 STREAM = "stream"
 _ATTENTION_SCORES = 2**26  # most attention scores held at once: 256 MB in float32
 
@@ -81,10 +83,10 @@ class WanVAE(nn.Module):
     def encode(self, video: jax.Array) -> Posterior:
         """video (B, F, H, W, 3) in [-1, 1] -> posterior of (B, T, h, w, z).
 
-        At the start of a video F is 4n + 1, in a later chunk 4n (for the published factors); H and W are divisible
-        by the spatial factor. Raises InputError otherwise.
+        At the start of a video F is 4n + 1, in a later chunk 4n (for the published factors); H and W are
+        multiples of the spatial factor. Raises InputError otherwise.
         """
-        self._check(video, "video", self.config.in_channels, self.config.spatial_factor)
+        check_shape(self.config, "encode", video.shape)
         frames, factor = video.shape[1], self.config.temporal_factor
         if not self._continues():
             self.config.latent_frames(frames)
@@ -101,20 +103,25 @@ class WanVAE(nn.Module):
 
         F is 4 (T - 1) + 1 at the start of a video, 4 T in a later chunk.
         """
-        self._check(z, "latents", self.config.z_dim, 1)
+        check_shape(self.config, "decode", z.shape)
         pixels = self.decoder(self.post_quant_conv(z.astype(self.precision.compute)))
         return jnp.clip(pixels.astype(self.precision.output), -1.0, 1.0)
 
     def _continues(self) -> bool:
         return bool(self.variables.get(STREAM))
 
-    def _check(self, x: jax.Array, what: str, channels: int, divisor: int) -> None:
-        if x.ndim != 5 or x.shape[-1] != channels:
-            raise InputError(f"{what} of shape {x.shape}: expected (B, F, H, W, {channels})")
-        if 0 in x.shape or x.shape[2] % divisor or x.shape[3] % divisor:
-            raise InputError(
-                f"{what} of shape {x.shape}: height and width have to be multiples of {divisor}, none zero"
-            )
+
+def check_shape(config: VAEConfig, method: Method, shape: tuple[int, ...]) -> None:
+    """Raises InputError unless `shape` can be a video to encode or latents to decode."""
+    what, channels, divisor = ("latents", config.z_dim, 1)
+    if method == "encode":
+        what, channels, divisor = ("video", config.in_channels, config.spatial_factor)
+    if len(shape) != 5 or shape[4] != channels or 0 in shape:
+        raise InputError(
+            f"{what} of shape {shape}: expected (B, frames, height, width, {channels}), none of them 0"
+        )
+    if shape[2] % divisor or shape[3] % divisor:
+        raise InputError(f"{what} of {shape[2]} x {shape[3]} pixels: expected multiples of {divisor}")
 
 
 class Encoder(nn.Module):
@@ -163,7 +170,7 @@ class Decoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Residual blocks, then an upsampler: temporal None has none, False doubles space, True space and time."""
+    """Residual blocks, then an upsampler: temporal None is none, False doubles space, True time as well."""
 
     features: int
     blocks: int
@@ -190,7 +197,7 @@ class Middle(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two normalised causal convolutions beside the input, which a linear layer widens where widths differ."""
+    """Two normalised causal convolutions added to the input, through a linear layer where widths differ."""
 
     features: int
     precision: Precision
@@ -207,7 +214,7 @@ class Residual(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width (zeros below and to the right), then, if temporal, the frames after the first."""
+    """Halves height and width (zeros below and right), then, if temporal, the frames after the first."""
 
     temporal: bool
     precision: Precision
@@ -227,7 +234,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """If temporal, makes two frames of each but the first; then doubles height and width, halving the channels.
+    """If temporal, makes two frames of each but the first; then doubles height and width, halves channels.
 
     The first frame is no history either: the second is convolved after two zero frames.
     """
@@ -288,7 +295,7 @@ class PixelAttention(nn.Module):
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention in each of many frames, q k v (frames, pixels, d), with a bounded number of scores at once."""
+    """Attention within each frame, q k v (frames, pixels, d), with a bounded number of scores at once."""
 
     def rows(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jax.nn.dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]

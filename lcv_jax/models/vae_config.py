@@ -77,7 +77,7 @@ class VAEConfig:
         return 2 ** sum(self.temporal_downsample)
 
     def latent_frames(self, frames: int) -> int:
-        """Latent frames of a video of `frames` = temporal_factor * n + 1 pixel frames; raises on other counts."""
+        """Latent frames of a video of temporal_factor * n + 1 pixel frames; raises on other counts."""
         factor = self.temporal_factor
         if frames < 1 or frames % factor != 1 % factor:
             below = max(1, (frames - 1) // factor * factor + 1)
@@ -89,7 +89,7 @@ class VAEConfig:
 
     @classmethod
     def from_json(cls, published: Mapping[str, Any]) -> "VAEConfig":
-        """Reads the published config. Keys that start with "_" are the publisher's runtime and are ignored."""
+        """Reads the published config; keys that start with "_" tell of the publisher's code and are ignored."""
         given = {key: value for key, value in published.items() if not key.startswith("_")}
         for key, value in _FIXED.items():
             if given.pop(key, value) != value:

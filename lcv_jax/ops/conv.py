@@ -1,14 +1,24 @@
 """Convolutions of the video autoencoder: causal in time, channels last.
 
-Measured in float32 on two cores of an EPYC 9005, 96 to 384 channels, billions of multiply-adds x 2 per second:
+Measured with XLA in float32 on two cores with AVX-512, for 96 to 384 channels, in GFLOP/s of the plain
+definition, zero frames included:
 
-  causal 3x3x3       three 2-D convolutions 280-460, without zero frames worth 420-900 | XLA's 3-D convolution 160-350
-                     | taps joined along channels 170-440 | taps joined along outputs 310-460 | 27 shifted matrix
-                     products 110-290 | im2col 60-210 | PyTorch's 3-D convolution 170-520
-  nearest x2 + 3x3   four sub-pixel 2x2 convolutions 610-950 | upsample, then convolve 260-410 | one low-resolution 3x3
-                     with 4 times the outputs 380-490 | transposed convolution 290-830
+causal 3x3x3 at the start of a video of 2 to 5 frames
+    one 2-D convolution a tap, added, zero frames left out   420-900   (chosen)
+    the same with the zero frames                            280-460   (what a later chunk costs)
+    one 2-D convolution, taps joined along its outputs       310-460
+    one 2-D convolution, taps joined along its inputs        170-440
+    XLA's 3-D convolution                                    160-350
+    27 shifted matrix products                               110-290
+    one matrix product over gathered windows                  60-210
+    (PyTorch's 3-D convolution                               170-520)
+nearest neighbour x2, then 3x3
+    four sub-pixel 2x2 convolutions                          610-950   (chosen)
+    one strided transposed convolution                       290-830
+    one 3x3 convolution with four times the outputs          380-490
+    as written                                               260-410
 
-so a CPU convolves in 2-D; GPUs and TPUs have good 3-D convolutions and take one.
+GPUs and TPUs have good 3-D convolutions and take one.
 """
 
 import jax
@@ -31,8 +41,8 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
 def causal_conv3d(x: jax.Array, kernel: jax.Array, past: jax.Array | None = None) -> jax.Array:
     """A 3x3x3 convolution that sees no later frame, zero-padded in space.
 
-    x (B, T, H, W, C); kernel (3, 3, 3, C, O); past (B, 2, H, W, C): the two frames before x, None at the start of a
-    video, where they count as zero. Returns (B, T, H, W, O) in x's dtype.
+    x (B, T, H, W, C); kernel (3, 3, 3, C, O); past (B, 2, H, W, C): the two frames before x, None at the
+    start of a video, where they count as zero. Returns (B, T, H, W, O) in x's dtype.
     """
     if past is None:
         return lax.platform_dependent(x, kernel, cpu=_start_2d, default=_start_3d)
@@ -53,12 +63,13 @@ def temporal_conv(frames: jax.Array, kernel: jax.Array, *, stride: int = 1) -> j
 
 
 def upsample_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Doubles height and width by nearest neighbour, then a zero-padded 3x3 convolution, at 4/9 of its arithmetic.
+    """Nearest neighbour x2 in height and width, then a zero-padded 3x3 convolution, at 4/9 of its arithmetic.
 
-    An output pixel sees three rows of the doubled image, but only two of the original: of even rows the first kernel
-    row meets the original row above and the other two the same row; of odd rows the first two meet the same row and
-    the third the row below. Columns alike. So each of the four phases is a 2x2 convolution of summed kernel rows.
-    x (B, T, H, W, C), kernel (3, 3, C, O). Returns (B, T, 2H, 2W, O).
+    An output pixel sees three rows of the doubled image, but only two of the original: in even rows the
+    first kernel row meets the original row above and the other two the same row; in odd rows the first two
+    meet the same row and the third the row below. Columns alike. So each of the four phases is a 2x2
+    convolution whose kernel holds sums of rows and columns. x (B, T, H, W, C), kernel (3, 3, C, O). Returns
+    (B, T, 2H, 2W, O).
     """
     wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     rows = _phases(wide, axis=0)
