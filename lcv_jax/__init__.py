@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lcv_jax.sample.pipeline import Pipeline
 
 __all__ = ["Pipeline", "TextStates"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -77,7 +77,7 @@ def _cudnn_refuses(call: _Call) -> str | None:
 
 def _xla_refuses(call: _Call) -> str | None:
     if call.logits_bytes > LOGITS_BUDGET:
-        return f"the logits would take {call.logits_bytes / 2**30:.1f} GiB"
+        return f"the logits would take more than {LOGITS_BUDGET / 2**20:.0f} MiB"
     return None
 
 
@@ -115,6 +115,11 @@ _IMPLEMENTATIONS = {
 
 
 @functools.cache
+def _log_once(level: int, message: str) -> None:
+    logger.log(level, message)
+
+
+@functools.cache
 def _choose(call: _Call, name: str | None) -> str:
     if name is not None:
         if name not in _IMPLEMENTATIONS:
@@ -127,12 +132,8 @@ def _choose(call: _Call, name: str | None) -> str:
         reason = implementation.refuses(call)
         if reason is None:
             slow = call.backend == "gpu" and candidate != "cudnn"
-            logger.log(
-                logging.WARNING if slow else logging.INFO,
-                "dense attention: %s%s",
-                candidate,
-                "".join(f"; not {r}" for r in reasons),
-            )
+            because = "".join(f"; not {r}" for r in reasons)
+            _log_once(logging.WARNING if slow else logging.INFO, f"dense attention: {candidate}{because}")
             return candidate
         reasons.append(f"{candidate}: {reason}")
     raise AssertionError("xla_chunked supports every call")
