@@ -94,9 +94,7 @@ class Table:
         hits = [(rule, m) for rule in self.rules if (m := rule.pattern.fullmatch(name))]
         if len(hits) != 1:
             what = "is not a tensor of" if not hits else f"matches {len(hits)} rules of"
-            raise InputError(
-                f"key {name!r} {what} the {self.model} model: remove it or check the model's kind"
-            )
+            raise InputError(f"key {name!r} {what} the {self.model} model: remove it or check the model's kind")
         rule, match = hits[0]
         numbers = match.groupdict()
         layer = numbers.pop("layer", None)
@@ -106,23 +104,18 @@ class Table:
         """Official names that make up our leaf `path`; layers: rows of a stacked leaf, ignored for others."""
         hits = [(rule, m) for rule in self.rules if (m := rule.path_pattern.fullmatch(path))]
         if len(hits) != 1:
-            raise KeyError(
-                f"{path!r} is described by {len(hits)} rules of the {self.model} table, expected one"
-            )
+            raise KeyError(f"{path!r} is described by {len(hits)} rules of the {self.model} table, expected one")
         rule, match = hits[0]
         if "{layer}" not in rule.official:
             return [(rule.official.format(**match.groupdict()), Place(path, None, rule.axes))]
         return [
-            (rule.official.format(layer=i, **match.groupdict()), Place(path, i, rule.axes))
-            for i in range(layers or 0)
+            (rule.official.format(layer=i, **match.groupdict()), Place(path, i, rule.axes)) for i in range(layers or 0)
         ]
 
 
 def _pattern(template: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", template)
-    return re.compile(
-        "".join(re.escape(p) if i % 2 == 0 else rf"(?P<{p}>0|[1-9]\d*)" for i, p in enumerate(parts))
-    )
+    return re.compile("".join(re.escape(p) if i % 2 == 0 else rf"(?P<{p}>0|[1-9]\d*)" for i, p in enumerate(parts)))
 
 
 def _linear(official: str, path: str, bias: bool = True) -> tuple[Rule, ...]:
@@ -170,10 +163,7 @@ UMT5 = Table(
             "block/attention/relative_attention_bias/embedding",
         ),
         Rule(f"{_T5}.0.layer_norm.weight", "block/attention_norm/scale"),
-        *(
-            _linear(f"{_T5}.1.DenseReluDense.{p}", f"block/ffn/{p}", bias=False)[0]
-            for p in ("wi_0", "wi_1", "wo")
-        ),
+        *(_linear(f"{_T5}.1.DenseReluDense.{p}", f"block/ffn/{p}", bias=False)[0] for p in ("wi_0", "wi_1", "wo")),
         Rule(f"{_T5}.1.layer_norm.weight", "block/ffn_norm/scale"),
         Rule("encoder.final_layer_norm.weight", "final_norm/scale"),
     ),
