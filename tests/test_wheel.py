@@ -38,8 +38,8 @@ def built(tmp_path_factory) -> pathlib.Path:
 def installed(built, tmp_path_factory) -> pathlib.Path:
     """The scripts of a fresh environment with the wheel in it.
 
-    The libraries come from this environment's folder, listed in a .pth file: what is installed here in editable
-    form is not visible through it.
+    The libraries come from this environment's folder, listed in a .pth file: what is editable there is not
+    visible through it.
     """
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, with_pip=False)
