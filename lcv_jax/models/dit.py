@@ -114,9 +114,9 @@ class DiT(nn.Module):
         return ConditionPass(velocity, KVCache(k, v, latents.shape[1]))
 
     def _grid(self, latents: Array) -> Grid:
-        B, T, H, W, C = latents.shape
+        _, T, H, W, C = latents.shape
         _, p, q = self.config.patch_size
-        if C != self.config.in_channels or H % p or W % q:
+        if self.config.in_channels != C or H % p or W % q:
             raise InputError(
                 f"latents {latents.shape}: expected (B, T, H, W, {self.config.in_channels}) with H divisible by {p} "
                 f"and W by {q}"
@@ -245,9 +245,9 @@ class Block(nn.Module):
         """cached: (k, v) of this layer or None. t_emb: (B, T, E). angles: (N + cached tokens, d / 2). text: tokens
         (B, L, D) and their mask, or None in the condition pass, which alone returns this layer's (k, v)."""
         c, p, g = self.config, self.precision, self.geometry
-        modulation = Dense(
-            6 * c.hidden_size, F32, p.param, kernel_init=nn.initializers.zeros, name="adaLN_modulation"
-        )(nn.silu(t_emb))
+        modulation = Dense(6 * c.hidden_size, F32, p.param, kernel_init=nn.initializers.zeros, name="adaLN_modulation")(
+            nn.silu(t_emb)
+        )
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = jnp.split(modulation, 6, axis=-1)
 
         attn = SelfAttention(c, p, self.attention, g, name="attn")
@@ -293,7 +293,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, cached: tuple[Array, Array] | None, angles: Array):
-        c, p, g = self.config, self.precision, self.geometry
+        c, p = self.config, self.precision
         B, N, D = x.shape
         dense = functools.partial(Dense, dtype=p.compute, param_dtype=p.param)
         qkv = dense(3 * D, name="qkv")(x).reshape(B, N, 3, c.num_heads, c.head_dim)

@@ -19,17 +19,18 @@ class Precision:
 
     param: jnp.dtype
     compute: jnp.dtype
-    output: jnp.dtype = jnp.dtype("float32")
+    output: jnp.dtype
 
     @classmethod
     def named(cls, name: str | None) -> "Precision":
-        """"float32" or "bfloat16"; None is bfloat16, on a CPU float32."""
+        """ "float32" or "bfloat16"; None is bfloat16, on a CPU float32."""
         if name is None:
             name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         if name not in ("float32", "bfloat16"):
             raise InputError(f"dtype {name!r} is not known: expected 'float32' or 'bfloat16'")
-        return cls(param=jnp.dtype(name), compute=jnp.dtype(name))
+        return FLOAT32 if name == "float32" else BFLOAT16
 
 
-FLOAT32 = Precision(param=jnp.dtype("float32"), compute=jnp.dtype("float32"))
-BFLOAT16 = Precision(param=jnp.dtype("bfloat16"), compute=jnp.dtype("bfloat16"))
+_F32, _BF16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
+FLOAT32 = Precision(param=_F32, compute=_F32, output=_F32)
+BFLOAT16 = Precision(param=_BF16, compute=_BF16, output=_F32)

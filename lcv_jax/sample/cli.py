@@ -212,9 +212,7 @@ def _path_and_scale(given: str) -> tuple[str, float]:
 def _make(pipe, task: Common, job: Job, source: np.ndarray | None, options: Options) -> None:
     start = time.perf_counter()
     with _progress() as on_step:
-        options = dataclasses.replace(
-            options, negative_prompt=job.negative_prompt, seed=job.seed, on_step=on_step
-        )
+        options = dataclasses.replace(options, negative_prompt=job.negative_prompt, seed=job.seed, on_step=on_step)
         given = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
         if isinstance(task, VC):
             enhance_hf = {"auto": None, "on": True, "off": False}[task.enhance_hf]

@@ -83,9 +83,7 @@ class Pipeline:
             "use bfloat16 or a device with more memory",
         )
         params = {
-            name: load_params(
-                m.source, m.component.table, m.abstract, dtype=precision.param, check_finite=check_finite
-            )
+            name: load_params(m.source, m.component.table, m.abstract, dtype=precision.param, check_finite=check_finite)
             for name, m in models.items()
         }
         return cls(

@@ -1,3 +1,5 @@
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,7 +18,7 @@ def test_the_velocity_leads_from_noise_to_data():
     x0, noise = _ends()
     for kind in ("base", "distilled", "enhance_hf"):
         x, levels = noise, sigmas(kind, 7)
-        for t, t_next in zip(levels[:-1], levels[1:], strict=True):
+        for t, t_next in itertools.pairwise(levels):
             x = euler_step(x, velocity(x0, noise), t, t_next)
             np.testing.assert_allclose(x, noised(x0, noise, t_next), atol=1e-5)
         np.testing.assert_allclose(x, x0, atol=1e-5)
@@ -26,7 +28,7 @@ def test_a_linear_field_is_solved_to_first_order():
     """Data at the origin: v = -x / t, whose solution is x(t) = t noise; the velocity shrinks the noise."""
     _, noise = _ends()
     x, levels = noise, sigmas("base", 200)
-    for t, t_next in zip(levels[:-1], levels[1:], strict=True):
+    for t, t_next in itertools.pairwise(levels):
         x = euler_step(x, -x / t, t, t_next)
     np.testing.assert_allclose(x, 0 * noise, atol=1e-5)
 

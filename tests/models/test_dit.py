@@ -58,9 +58,7 @@ def forward(config, params, precision=FLOAT32, **static):
 
     @jax.jit
     def run(latents, t, text, mask=None, cache=None):
-        return model.apply(
-            {"params": params}, latents, t, text, mask, cache=cache, mutable="intermediates", **static
-        )
+        return model.apply({"params": params}, latents, t, text, mask, cache=cache, mutable="intermediates", **static)
 
     def call(*args):
         velocity, state = run(*args)

@@ -87,9 +87,7 @@ def test_text_states_and_masks(pipe, goldens, meta):
             text = pipe.encode_prompt(prompt, m["max_sequence_length"])
             mask = g[f"{prefix}_attention_mask"] > 0
             np.testing.assert_array_equal(text.mask, mask)
-            np.testing.assert_allclose(
-                np.asarray(text.states)[mask], g[f"{prefix}_embeds_valid"], atol=1e-4, rtol=0
-            )
+            np.testing.assert_allclose(np.asarray(text.states)[mask], g[f"{prefix}_embeds_valid"], atol=1e-4, rtol=0)
 
 
 def test_decoded_video(pipe, goldens):
@@ -107,7 +105,12 @@ def test_condition_latents(pipe, goldens, case):
 
 @pytest.mark.parametrize(
     ("loras", "name"),
-    [((), "base"), (("cfg_step",), "cfg_step"), (("refinement",), "refinement"), (("cfg_step", "refinement"), "both")],
+    [
+        ((), "base"),
+        (("cfg_step",), "cfg_step"),
+        (("refinement",), "refinement"),
+        (("cfg_step", "refinement"), "both"),
+    ],
 )
 def test_adapters_add_up(pipe, goldens, loras, name):
     from lcv_jax import TextStates
