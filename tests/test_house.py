@@ -5,17 +5,17 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 
 import pytest
 
 import house
+import lcv_jax
 
 pytestmark = pytest.mark.smoke
 
 ROOT = pathlib.Path(__file__).parents[1]
-UNFINISHED = re.compile(
-    r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" * 3, "HA" + "CK", "T" + "BD"]) + r")\b"
-)
+UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" * 3, "HA" + "CK", "T" + "BD"]) + r")\b")
 TEXTS = (
     "lcv_jax/**/*.py",
     "kernels/**/*.py",
@@ -61,9 +61,7 @@ def test_nothing_is_left_unfinished():
 
 def python(program: str) -> str:
     """What a fresh interpreter prints that runs `program` in the root of the project."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -78,6 +76,11 @@ def test_importing_the_package_is_light():
         """
     )
     assert heavy == "[]"
+
+
+def test_the_version_is_the_projects():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert lcv_jax.__version__ == project["version"]
 
 
 def test_importing_every_module_starts_no_backend():
@@ -159,6 +162,7 @@ def test_what_is_allowed_is_left_alone(tmp_path):
         "lcv_jax/models/a.py": "import flax.linen\nfrom ..ops import a\nfrom .layers import Dense",
         "lcv_jax/checkpoint/__main__.py": "from lcv_jax.sample import pipeline",
         "lcv_jax/data/cache.py": "from lcv_jax.train import state",
+        "lcv_jax/sample/cli.py": "from lcv_jax import __version__",
         "lcv_jax/app/a.py": "from lcv_jax.train import state\nfrom lcv_jax.ops.a import f",
         "kernels/pallas/a.py": "import jax\nfrom . import b",
     }
