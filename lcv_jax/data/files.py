@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator
 
 from lcv_jax.errors import InputError
@@ -23,11 +22,10 @@ def check_writable(path: Path, suffix: str) -> pathlib.Path:
         raise InputError(f"output {path}: exists and is not a file; choose another name")
     if not path.parent.is_dir():
         raise InputError(f"output {path}: folder {path.parent} does not exist; create it first")
+    aside = _aside(path)
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            os.stat(_aside(path), follow_symlinks=False)
-    except FileNotFoundError:
-        return path
+        aside.touch()
+        aside.unlink()
     except OSError as error:
         raise unwritable(path, error) from error
     return path
