@@ -86,9 +86,7 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as 5GB or 500MiB; raises InputError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if not match or match[2].upper() not in _UNITS or float(match[1]) <= 0:
-        raise InputError(
-            f"--max-shard-size {text!r}: expected a positive number with KB, MB, GB, KiB, MiB or GiB"
-        )
+        raise InputError(f"--max-shard-size {text!r}: expected a positive number with KB, MB, GB, KiB, MiB or GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 

@@ -212,7 +212,9 @@ def _aside(src: pathlib.Path, dst: pathlib.Path, size: int) -> Iterator[pathlib.
 def _other_files(src: pathlib.Path, models: set[str]) -> list[pathlib.Path]:
     """Everything that is copied as it is: all but weights, pickles and hidden files. Relative to `src`."""
     files = []
-    for path in sorted(src.rglob("*")):
+    # A component's folder may be a link to another place, which a search from the root would not enter.
+    paths = (path for entry in src.iterdir() for path in ([entry] if entry.is_file() else entry.rglob("*")))
+    for path in sorted(paths):
         file = path.relative_to(src)
         weights = file.parts[0] in models and (
             store.PARAMS in file.parts or file.name.endswith((".safetensors", ".safetensors.index.json"))

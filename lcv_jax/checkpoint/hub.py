@@ -50,9 +50,7 @@ def resolve(
     except RevisionNotFoundError:
         raise InputError(f"{repo}: revision {revision!r} does not exist on the hub: check its name") from None
     except RepositoryNotFoundError:
-        raise InputError(
-            f"{repo}: no such folder, and no such repository on the hub; check the name"
-        ) from None
+        raise InputError(f"{repo}: no such folder, and no such repository on the hub; check the name") from None
     except Exception as error:  # the client lets its HTTP library's errors through, and which one varies
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -38,9 +38,7 @@ class Component:
 COMPONENTS = {
     c.name: c
     for c in (
-        Component(
-            "dit", "LongCatVideoTransformer3DModel", DIT, DiTConfig, "diffusion_pytorch_model", "bfloat16"
-        ),
+        Component("dit", "LongCatVideoTransformer3DModel", DIT, DiTConfig, "diffusion_pytorch_model", "bfloat16"),
         Component("vae", "AutoencoderKLWan", VAE, VAEConfig, "diffusion_pytorch_model", None),
         Component("text_encoder", "UMT5EncoderModel", UMT5, UMT5Config, "model", "bfloat16"),
     )
@@ -73,9 +71,7 @@ def folder(root: os.PathLike[str] | str, name: str) -> pathlib.Path:
     """The folder of one component, which must be there; name: a model's, or tokenizer, scheduler, lora."""
     path = pathlib.Path(root) / name
     if not path.is_dir():
-        raise InputError(
-            f"{path}: folder is missing: expected the checkpoint's {name}; complete the download"
-        )
+        raise InputError(f"{path}: folder is missing: expected the checkpoint's {name}; complete the download")
     return path
 
 

@@ -27,9 +27,7 @@ PREFIX = f"lora{DOT}"
 SCALE = "alpha_scale"
 DOWN = "lora_down.weight"
 UP = "lora_up.weight"
-_NAME = re.compile(
-    rf"{PREFIX}(?P<module>[^.]+)\.(?P<part>{SCALE}|{DOWN}|{UP}|lora_up\.blocks\.(\d+)\.weight)"
-)
+_NAME = re.compile(rf"{PREFIX}(?P<module>[^.]+)\.(?P<part>{SCALE}|{DOWN}|{UP}|lora_up\.blocks\.(\d+)\.weight)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +41,7 @@ class Adapter:
     rank: int
 
 
-def load_lora(
-    path: os.PathLike[str] | str, abstract: Params, *, dtype=None, shardings: Params | None = None
-) -> Params:
+def load_lora(path: os.PathLike[str] | str, abstract: Params, *, dtype=None, shardings: Params | None = None) -> Params:
     """Reads a LoRA file for the DiT with `abstract` params.
 
     dtype: of down and up; None keeps the file's. shardings: a pytree like the result, None is the default
@@ -106,9 +102,7 @@ def adapters(file: TensorFile, abstract: Params) -> list[Adapter]:
     for name in file.tensors:
         match = _NAME.fullmatch(name)
         if not match:
-            raise InputError(
-                f"{file.path}: key {name!r} is not a part of a LoRA: remove it or check the file"
-            )
+            raise InputError(f"{file.path}: key {name!r} is not a part of a LoRA: remove it or check the file")
         parts[match["module"]][match["part"]] = name
     kernels = flatten(abstract)
     return [_adapter(file, module.replace(DOT, "."), names, kernels) for module, names in parts.items()]
@@ -123,26 +117,20 @@ def _adapter(
     expected = [UP] if ups in ([], [UP]) else [f"lora_up.blocks.{k}.weight" for k in range(len(ups))]
     for part in (SCALE, DOWN, *expected):
         if part not in names:
-            raise InputError(
-                f"{file.path}: module {module!r} has no {part}: expected all parts; take a whole file"
-            )
+            raise InputError(f"{file.path}: module {module!r} has no {part}: expected all parts; take a whole file")
     place, kernel = _locate(file, module, kernels)
     d_in, d_out = kernel.shape[-2:]
     down = file.tensors[names[DOWN]].shape
     K = len(ups)
     rank = down[0] // K if len(down) == 2 else 0
     if rank < 1:
-        raise InputError(
-            f"{file.path}: key {names[DOWN]!r} has shape {list(down)}, expected {K} groups of rows"
-        )
+        raise InputError(f"{file.path}: key {names[DOWN]!r} has shape {list(down)}, expected {K} groups of rows")
     _check(file, names[SCALE], (), module)
     _check(file, names[DOWN], (K * rank, d_in), module)
     for part in ups:
         _check(file, names[part], (d_out // K, rank), module)
     if d_out % K:
-        raise InputError(
-            f"{file.path}: module {module!r} has {K} groups, expected a divisor of its {d_out} outputs"
-        )
+        raise InputError(f"{file.path}: module {module!r} has {K} groups, expected a divisor of its {d_out} outputs")
     return Adapter(place, names[SCALE], names[DOWN], tuple(names[part] for part in ups), rank)
 
 
@@ -156,9 +144,7 @@ def _locate(
     except InputError:
         place = None
     if place is None or place.axes != LINEAR or place.path not in kernels:
-        raise InputError(
-            f"{file.path}: module {module!r} is not a linear layer of the DiT: {remedy}"
-        ) from None
+        raise InputError(f"{file.path}: module {module!r} is not a linear layer of the DiT: {remedy}") from None
     kernel = kernels[place.path]
     if place.layer is not None and place.layer >= kernel.shape[0]:
         raise InputError(f"{file.path}: module {module!r}: the DiT has {kernel.shape[0]} blocks: {remedy}")

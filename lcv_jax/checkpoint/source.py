@@ -70,9 +70,7 @@ def read_json(path: pathlib.Path) -> dict:
 def _open_files(folder: pathlib.Path) -> dict[str, TensorFile]:
     """Tensor name -> the file that holds it."""
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder: expected config.json and safetensors files; check the path"
-        )
+        raise InputError(f"{folder}: no such folder: expected config.json and safetensors files; check the path")
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     singles = sorted(folder.glob("*.safetensors"))
     if len(indexes) == 1:
@@ -106,13 +104,9 @@ def _open_index(index: pathlib.Path) -> dict[str, TensorFile]:
         opened[shard] = TensorFile.open(path)
     for name, shard in weight_map.items():
         if name not in opened[shard].tensors:
-            raise InputError(
-                f"{index}: key {name!r} is not in {shard}: index and shard differ; download both again"
-            )
+            raise InputError(f"{index}: key {name!r} is not in {shard}: index and shard differ; download both again")
     for shard, file in opened.items():
         for name in file.tensors:
             if weight_map.get(name) != shard:
-                raise InputError(
-                    f"{file.path}: key {name!r} is not listed there by {index.name}: download both again"
-                )
+                raise InputError(f"{file.path}: key {name!r} is not listed there by {index.name}: download both again")
     return {name: opened[shard] for name, shard in weight_map.items()}

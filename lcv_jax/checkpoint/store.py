@@ -51,16 +51,10 @@ class _LazyHandler(_types.NumpyHandler):
         return []
 
 
-def save(
-    folder: os.PathLike[str] | str, tensors: Mapping[str, TensorInfo], read: Callable[[str], np.ndarray]
-) -> None:
+def save(folder: os.PathLike[str] | str, tensors: Mapping[str, TensorInfo], read: Callable[[str], np.ndarray]) -> None:
     """Writes the Orbax checkpoint `folder`, which must not exist; `read(name)` gives one tensor."""
-    registry = _types.create_type_handler_registry(
-        (LazyTensor, _LazyHandler()), (jax.Array, _types.ArrayHandler())
-    )
-    handler = ocp.PyTreeCheckpointHandler(
-        use_ocdbt=False, use_compression=False, type_handler_registry=registry
-    )
+    registry = _types.create_type_handler_registry((LazyTensor, _LazyHandler()), (jax.Array, _types.ArrayHandler()))
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=registry)
     tree = {name: LazyTensor(info, functools.partial(read, name)) for name, info in tensors.items()}
     with _quiet(), ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(pathlib.Path(folder).absolute(), args=ocp.args.PyTreeSave(tree))
@@ -118,6 +112,4 @@ def _tensors(params: pathlib.Path, checkpointer: ocp.Checkpointer) -> dict[str, 
 
 def _damaged(path: pathlib.Path, error: object) -> InputError:
     reason = " ".join(str(error).split())[:200]
-    return InputError(
-        f"{path}: damaged or incomplete Orbax checkpoint ({reason}): import the checkpoint again"
-    )
+    return InputError(f"{path}: damaged or incomplete Orbax checkpoint ({reason}): import the checkpoint again")

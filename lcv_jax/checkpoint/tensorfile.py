@@ -70,9 +70,7 @@ class TensorFile:
         path = pathlib.Path(path)
         refuse_pickle(path)
         if not path.is_file():
-            raise InputError(
-                f"{path}: no such file: expected a safetensors file; check the path or download it"
-            )
+            raise InputError(f"{path}: no such file: expected a safetensors file; check the path or download it")
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
@@ -141,9 +139,7 @@ def write_tensors(
         for name in order:
             value, info = read(name), tensors[name]
             if value.shape != info.shape or value.dtype != info.dtype:
-                raise ValueError(
-                    f"{name=}: got {value.dtype}{value.shape}, announced {info.dtype}{info.shape}"
-                )
+                raise ValueError(f"{name=}: got {value.dtype}{value.shape}, announced {info.dtype}{info.shape}")
             file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
 
@@ -167,9 +163,7 @@ def _check_layout(path: pathlib.Path, tensors: Mapping[str, TensorInfo], start: 
     end = start
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if info.offset != end:
-            raise InputError(
-                f"{path}: key {name!r} begins at byte {info.offset}, expected {end}: download it again"
-            )
+            raise InputError(f"{path}: key {name!r} begins at byte {info.offset}, expected {end}: download it again")
         end += info.nbytes
     if size != end:
         state = "is truncated" if size < end else "has bytes behind its last tensor"

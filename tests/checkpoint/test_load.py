@@ -75,9 +75,7 @@ def test_dtype(checkpoint_dir, abstract):
     half = load_params(source, UMT5, abstract["text_encoder"], dtype="float16")
     name = "encoder.final_layer_norm.weight"
     np.testing.assert_array_equal(half["final_norm"]["scale"], source.read(name).astype(np.float16))
-    np.testing.assert_array_equal(
-        default["final_norm"]["scale"], source.read(name).astype(ml_dtypes.bfloat16)
-    )
+    np.testing.assert_array_equal(default["final_norm"]["scale"], source.read(name).astype(ml_dtypes.bfloat16))
 
 
 def _missing(tensors):
@@ -169,18 +167,12 @@ def test_alias_may_be_there_or_take_its_targets_place(checkpoint_dir, abstract):
     both = tensors | {"encoder.embed_tokens.weight": tensors["shared.weight"]}
     only = {k: v for k, v in both.items() if k != "shared.weight"}
     for variant in (both, only):
-        jax.tree.map(
-            np.testing.assert_array_equal, load_params(Memory(variant), UMT5, abstract["text_encoder"]), plain
-        )
+        jax.tree.map(np.testing.assert_array_equal, load_params(Memory(variant), UMT5, abstract["text_encoder"]), plain)
 
 
 def test_alias_of_another_shape(checkpoint_dir, abstract):
-    tensors = arrays(checkpoint_dir, "text_encoder") | {
-        "encoder.embed_tokens.weight": np.zeros((3, 64), np.float32)
-    }
-    with pytest.raises(
-        InputError, match=r"'encoder.embed_tokens.weight' has shape \[3, 64\], expected \[640, 64\]"
-    ):
+    tensors = arrays(checkpoint_dir, "text_encoder") | {"encoder.embed_tokens.weight": np.zeros((3, 64), np.float32)}
+    with pytest.raises(InputError, match=r"'encoder.embed_tokens.weight' has shape \[3, 64\], expected \[640, 64\]"):
         load_params(Memory(tensors, readable=False), UMT5, abstract["text_encoder"])
 
 

@@ -51,18 +51,14 @@ def test_truncated_shard(copy):
     folder = copy("dit")
     shard = _shards(folder)[2]
     shard.write_bytes(shard.read_bytes()[:-1000])
-    with pytest.raises(
-        InputError, match=r"00003-of-00004.safetensors is truncated: 1254832 bytes, .* 1255832"
-    ):
+    with pytest.raises(InputError, match=r"00003-of-00004.safetensors is truncated: 1254832 bytes, .* 1255832"):
         SafetensorsSource(folder)
 
 
 def test_index_names_a_tensor_that_its_shard_lacks(copy):
     folder = copy("dit")
     _edit_index(folder, lambda index: index["weight_map"].update({"blocks.9.x": _shards(folder)[0].name}))
-    with pytest.raises(
-        InputError, match=r"key 'blocks.9.x' is not in .*00001-of-00004.* download both again"
-    ):
+    with pytest.raises(InputError, match=r"key 'blocks.9.x' is not in .*00001-of-00004.* download both again"):
         SafetensorsSource(folder)
 
 
@@ -76,9 +72,7 @@ def test_shard_has_a_tensor_that_the_index_lacks(copy):
 def test_two_shards_hold_the_same_tensor(copy, rewrite):
     folder = copy("dit")
     rewrite(_shards(folder)[3], lambda t: t.update({"blocks.0.attn.k_norm.weight": np.zeros(32, np.float32)}))
-    with pytest.raises(
-        InputError, match=r"00004-of-00004.*key 'blocks.0.attn.k_norm.weight' is not listed there"
-    ):
+    with pytest.raises(InputError, match=r"00004-of-00004.*key 'blocks.0.attn.k_norm.weight' is not listed there"):
         SafetensorsSource(folder)
 
 

@@ -1,0 +1,58 @@
+"""Finding the parts of a checkpoint."""
+
+import json
+
+import pytest
+
+from lcv_jax.checkpoint import layout
+from lcv_jax.checkpoint.load import flatten
+from lcv_jax.errors import InputError
+from lcv_jax.models import zoo
+
+
+def test_components_of_the_golden_checkpoint(checkpoint_dir):
+    found = layout.find(checkpoint_dir)
+    assert found == {name: checkpoint_dir / name for name in ("dit", "vae", "text_encoder")}
+    for name, path in found.items():
+        assert layout.component_of(path).name == name
+
+
+@pytest.mark.parametrize("name", list(layout.COMPONENTS))
+def test_table_and_full_size_model_agree(name):
+    """Every leaf of the published model has a rule, and its official names lead back to it."""
+    table = layout.COMPONENTS[name].table
+    leaves = flatten(zoo.abstract_params(getattr(zoo.ARCHITECTURES["longcat-13b"], name)))
+    seen = set()
+    for path, leaf in leaves.items():
+        for official, place in table.names(path, leaf.shape[0]):
+            assert table.locate(official) == place
+            assert official not in seen
+            seen.add(official)
+    assert len(seen) == {"dit": 1022, "vae": 194, "text_encoder": 242}[name]
+
+
+def test_missing_folder(checkpoint_dir, tmp_path):
+    assert layout.folder(checkpoint_dir, "tokenizer") == checkpoint_dir / "tokenizer"
+    with pytest.raises(InputError, match=r"vae: folder is missing: expected the checkpoint's vae; complete"):
+        layout.folder(tmp_path, "vae")
+
+
+def test_component_by_folder_name_or_not_at_all(tmp_path):
+    for name in ("dit", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"_class_name": "UNet"}))
+    assert layout.component_of(tmp_path / "dit").name == "dit"
+    with pytest.raises(InputError, match=r"key '_class_name' is 'UNet', expected one of LongCatVideo"):
+        layout.component_of(tmp_path / "other")
+
+
+def test_config_errors_name_the_file(copy):
+    folder = copy("dit")
+    config = json.loads((folder / "config.json").read_text())
+    del config["depth"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"dit/config.json: .*'depth' is missing"):
+        layout.open_model(layout.COMPONENTS["dit"], folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"dit/config.json: no such file"):
+        layout.open_model(layout.COMPONENTS["dit"], folder)
