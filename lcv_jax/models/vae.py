@@ -42,9 +42,7 @@ class Posterior:
         return self.mean
 
     def sample(self, key: jax.Array) -> jax.Array:
-        return self.mean + jnp.exp(0.5 * self.logvar) * jax.random.normal(
-            key, self.mean.shape, self.mean.dtype
-        )
+        return self.mean + jnp.exp(0.5 * self.logvar) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
 
 def normalize(config: VAEConfig, z: jax.Array) -> jax.Array:
@@ -91,9 +89,7 @@ class WanVAE(nn.Module):
         if not self._continues():
             self.config.latent_frames(frames)
         elif frames % factor:
-            raise InputError(
-                f"a later chunk of {frames} frames cannot be encoded: expected a multiple of {factor}"
-            )
+            raise InputError(f"a later chunk of {frames} frames cannot be encoded: expected a multiple of {factor}")
         moments = self.quant_conv(self.encoder(video.astype(self.precision.compute))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
@@ -117,9 +113,7 @@ def check_shape(config: VAEConfig, method: Method, shape: tuple[int, ...]) -> No
     if method == "encode":
         what, channels, divisor = ("video", config.in_channels, config.spatial_factor)
     if len(shape) != 5 or shape[4] != channels or 0 in shape:
-        raise InputError(
-            f"{what} of shape {shape}: expected (B, frames, height, width, {channels}), none of them 0"
-        )
+        raise InputError(f"{what} of shape {shape}: expected (B, frames, height, width, {channels}), none of them 0")
     if shape[2] % divisor or shape[3] % divisor:
         raise InputError(f"{what} of {shape[2]} x {shape[3]} pixels: expected multiples of {divisor}")
 
@@ -287,29 +281,25 @@ class PixelAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         y = RMSNorm(self.precision, name="norm")(x)
-        qkv = _dense(3 * width, self.precision, name="to_qkv")(y).reshape(
-            -1, x.shape[2] * x.shape[3], 3 * width
-        )
-        y = _attend(*jnp.split(qkv, 3, axis=-1)).reshape(x.shape)
+        qkv = _dense(3 * width, self.precision, name="to_qkv")(y).reshape(-1, x.shape[2] * x.shape[3], 3 * width)
+        y = attend(*jnp.split(qkv, 3, axis=-1)).reshape(x.shape)
         return x + _dense(width, self.precision, name="proj")(y)
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention within each frame, q k v (frames, pixels, d), with a bounded number of scores at once."""
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, most_scores: int = _ATTENTION_SCORES) -> jax.Array:
+    """Attention within each frame, q k v (frames, pixels, d); holds about `most_scores` scores at most."""
 
     def rows(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jax.nn.dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
     def frame(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         q, k, v = qkv
-        if pixels**2 <= _ATTENTION_SCORES:
+        if pixels**2 <= most_scores:
             return rows(q, k, v)
-        return jax.lax.map(
-            lambda row: rows(row[None], k, v)[0], q, batch_size=max(1, _ATTENTION_SCORES // pixels)
-        )
+        return jax.lax.map(lambda row: rows(row[None], k, v)[0], q, batch_size=max(1, most_scores // pixels))
 
     frames, pixels = q.shape[:2]
-    at_once = min(frames, max(1, _ATTENTION_SCORES // pixels**2))
+    at_once = min(frames, max(1, most_scores // pixels**2))
     return jax.lax.map(frame, (q, k, v), batch_size=at_once)
 
 
@@ -342,9 +332,7 @@ class Weights(nn.Module):
 def weights(
     module: nn.Module, window: tuple[int, ...], inputs: int, features: int, precision: Precision
 ) -> tuple[jax.Array, jax.Array]:
-    kernel = module.param(
-        "kernel", nn.initializers.lecun_normal(), (*window, inputs, features), precision.param
-    )
+    kernel = module.param("kernel", nn.initializers.lecun_normal(), (*window, inputs, features), precision.param)
     bias = module.param("bias", nn.initializers.zeros, (features,), precision.param)
     return kernel.astype(precision.compute), bias.astype(precision.compute)
 

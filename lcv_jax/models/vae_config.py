@@ -52,17 +52,14 @@ class VAEConfig:
         )
         levels = len(self.dim_mult) - 1
         _expect(
-            len(self.temporal_downsample) == levels
-            and all(isinstance(t, bool) for t in self.temporal_downsample),
+            len(self.temporal_downsample) == levels and all(isinstance(t, bool) for t in self.temporal_downsample),
             "temporal_downsample",
             self.temporal_downsample,
             f"{levels} of true or false, one between each two levels",
         )
         for name in ("latents_mean", "latents_std"):
             value = getattr(self, name)
-            numbers = len(value) == self.z_dim and all(
-                _is_number(v, int | float) and math.isfinite(v) for v in value
-            )
+            numbers = len(value) == self.z_dim and all(_is_number(v, int | float) and math.isfinite(v) for v in value)
             _expect(numbers, name, value, f"{self.z_dim} finite numbers, one per latent channel")
         _expect(min(self.latents_std) > 0, "latents_std", self.latents_std, "positive numbers")
 
@@ -89,7 +86,7 @@ class VAEConfig:
 
     @classmethod
     def from_json(cls, published: Mapping[str, Any]) -> "VAEConfig":
-        """Reads the published config; keys that start with "_" tell of the publisher's code and are ignored."""
+        """Reads the published config. Keys that start with "_" do not describe the model: ignored."""
         given = {key: value for key, value in published.items() if not key.startswith("_")}
         for key, value in _FIXED.items():
             if given.pop(key, value) != value:
@@ -101,9 +98,7 @@ class VAEConfig:
         fields = {_RENAMED.get(f.name, f.name): f for f in dataclasses.fields(cls)}
         for key in given:
             if key not in fields:
-                raise InputError(
-                    f"VAE config field {key!r} is not known: expected {', '.join(sorted(fields))}"
-                )
+                raise InputError(f"VAE config field {key!r} is not known: expected {', '.join(sorted(fields))}")
         for key, field in fields.items():
             if key not in given and field.default is dataclasses.MISSING:
                 raise InputError(f"VAE config field {key!r} is missing: add it from the published config")

@@ -1,0 +1,261 @@
+"""The autoencoder: goldens, causality, its config, bf16 mode, gradients."""
+
+import dataclasses
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lcv_jax.checkpoint.load import flatten, load_params
+from lcv_jax.checkpoint.source import SafetensorsSource
+from lcv_jax.checkpoint.table import VAE
+from lcv_jax.errors import InputError
+from lcv_jax.models import vae
+from lcv_jax.models.precision import BFLOAT16, FLOAT32
+from lcv_jax.models.vae import Posterior, VAEConfig, WanVAE, denormalize, normalize
+
+CLIPS = ("f1", "f5", "f8", "f9", "f13", "f17")
+TINY = VAEConfig(4, 2, (1, 2, 2), 1, (True, True), (0.5, -1.0), (2.0, 0.25))
+TINIEST = VAEConfig(2, 2, (1, 2), 1, (True,), (0.0, 0.0), (1.0, 1.0))
+SIDE = 8
+# Less optimised code halves the compile time that most of these tests consist of.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def abstract(config, precision=FLOAT32):
+    model = WanVAE(config, precision)
+    video = jax.ShapeDtypeStruct((1, 1, 16, 16, config.in_channels), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), video)["params"]
+
+
+def count(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.fixture(scope="module")
+def published(checkpoint_dir):
+    return json.loads((checkpoint_dir / "vae" / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def config(published):
+    return VAEConfig.from_json(published)
+
+
+@pytest.fixture(scope="module")
+def params(checkpoint_dir, config):
+    return load_params(SafetensorsSource(checkpoint_dir / "vae"), VAE, abstract(config))
+
+
+def random_params(config):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape), jnp.float32), abstract(config))
+
+
+@pytest.fixture(scope="module")
+def tiny_params():
+    return random_params(TINY)
+
+
+@functools.cache
+def runner(config, precision, method):
+    """A compiled whole-sequence `encode` or `decode`, exact in float32."""
+
+    def run(params, x):
+        with jax.default_matmul_precision("highest"):
+            return WanVAE(config, precision).apply({"params": params}, x, method=method)
+
+    return jax.jit(run, compiler_options=QUICK)
+
+
+def last(array):
+    """Official (B, C, F, H, W) -> ours."""
+    return np.moveaxis(array, 1, -1)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_posterior_equals_the_official_one(goldens, config, params, clip):
+    golden = goldens("vae")
+    latents = golden[f"{clip}_enc_mean"].shape[2]
+    video = last(golden[f"{clip}_video"])[:, : 4 * latents - 3]  # the official code drops incomplete groups
+    posterior = runner(config, FLOAT32, "encode")(params, video)
+    np.testing.assert_allclose(posterior.mean, last(golden[f"{clip}_enc_mean"]), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(posterior.logvar, last(golden[f"{clip}_enc_logvar"]), atol=1e-4, rtol=0)
+    normalized = last(golden[f"{clip}_enc_mean_normalized"])
+    np.testing.assert_allclose(normalize(config, posterior.mode()), normalized, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_decoded_video_equals_the_official_one(goldens, config, params, clip):
+    golden = goldens("vae")
+    z = denormalize(config, jnp.asarray(last(golden[f"{clip}_latent"])))
+    np.testing.assert_allclose(z, last(golden[f"{clip}_latent_denormalized"]), atol=1e-5, rtol=0)
+    video = runner(config, FLOAT32, "decode")(params, z)
+    assert video.dtype == jnp.float32
+    assert jnp.abs(video).max() <= 1
+    np.testing.assert_allclose(video, last(golden[f"{clip}_decoded"]), atol=1e-4, rtol=0)
+
+
+def test_normalization_by_hand():
+    z = jnp.asarray([[4.5, -0.5]])
+    np.testing.assert_allclose(normalize(TINY, z), [[2.0, 2.0]])
+    np.testing.assert_allclose(denormalize(TINY, jnp.asarray([[2.0, 2.0]])), z)
+    assert normalize(TINY, z.astype(jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_parameter_counts(config, checkpoint_dir):
+    tensors = SafetensorsSource(checkpoint_dir / "vae").tensors
+    assert count(abstract(config)) == sum(math.prod(t.shape) for t in tensors.values())
+    published_width = dataclasses.replace(config, base_dim=96)
+    assert count(abstract(published_width)) == 126_892_531
+    assert abstract(published_width)["encoder"]["conv_in"]["kernel"].shape == (3, 3, 3, 3, 96)
+
+
+def test_all_parameters_appear_whatever_the_length_of_the_video():
+    shapes = [
+        jax.eval_shape(WanVAE(TINY, FLOAT32).init, jax.random.key(0), jnp.zeros((1, f, SIDE, SIDE, 3))) for f in (1, 9)
+    ]
+    assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
+    assert list(shapes[0]) == ["params"]
+
+
+def test_a_prefix_gives_the_same_prefix(tiny_params):
+    video = np.tanh(normal(0, 1, 9, SIDE, SIDE, 3))
+    encode = runner(TINY, FLOAT32, "encode")
+    whole, prefix = encode(tiny_params, video), encode(tiny_params, video[:, :5])
+    np.testing.assert_allclose(prefix.mean, whole.mean[:, :2], atol=1e-5)
+    np.testing.assert_allclose(prefix.logvar, whole.logvar[:, :2], atol=1e-5)
+
+
+def test_a_latent_changes_its_own_frames_and_later_ones_only(tiny_params):
+    z = normal(1, 1, 3, 2, 2, 2)
+    decode = runner(TINY, FLOAT32, "decode")
+    changed = decode(tiny_params, np.concatenate([z[:, :1], -z[:, 1:2], z[:, 2:]], axis=1))
+    difference = np.abs(changed - decode(tiny_params, z)).max(axis=(0, 2, 3, 4))
+    assert (difference[:1] == 0).all()
+    assert (difference[1:] > 1e-3).all()
+
+
+def test_gradients_through_the_whole_are_finite_and_reach_every_parameter():
+    video = 0.5 * np.tanh(normal(0, 1, 5, 4, 4, 3))
+    model = WanVAE(TINIEST, FLOAT32)
+
+    def loss(params):
+        posterior = model.apply({"params": params}, video, method="encode")
+        z = posterior.sample(jax.random.key(0))
+        decoded = model.apply({"params": params}, 0.1 * z, method="decode")
+        return jnp.mean((decoded - video) ** 2) + 1e-3 * jnp.mean(posterior.logvar**2)
+
+    gradients = flatten(jax.jit(jax.grad(loss), compiler_options=QUICK)(random_params(TINIEST)))
+    for path, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), path
+        assert np.any(gradient), path
+
+
+def test_posterior_sample_has_the_stated_moments():
+    shape = (1, 1, 100, 100, 2)
+    posterior = Posterior(jnp.full(shape, 3.0), jnp.full(shape, 2 * math.log(0.5)))
+    sample = posterior.sample(jax.random.key(0))
+    assert abs(sample.mean() - 3) < 0.02
+    assert abs(sample.std() - 0.5) < 0.02
+    np.testing.assert_array_equal(sample, posterior.sample(jax.random.key(0)))
+    assert (posterior.mode() == 3).all()
+
+
+def test_log_variance_is_clamped(tiny_params):
+    bias = jnp.asarray([0.0, 0.0, 1e3, -1e3])
+    params = tiny_params | {"quant_conv": tiny_params["quant_conv"] | {"bias": bias}}
+    posterior = runner(TINY, FLOAT32, "encode")(params, jnp.zeros((1, 9, SIDE, SIDE, 3)))
+    np.testing.assert_array_equal(posterior.logvar[..., 0], 20)
+    np.testing.assert_array_equal(posterior.logvar[..., 1], -30)
+
+
+def test_norm_by_hand_and_of_zeros():
+    norm = vae.RMSNorm(FLOAT32)
+    gamma = {"params": {"gamma": jnp.asarray([1.0, 2.0])}}
+    y = norm.apply(gamma, jnp.asarray([[3.0, 4.0], [0.0, 0.0]]))
+    np.testing.assert_allclose(y, np.sqrt(2) * np.asarray([[0.6, 1.6], [0, 0]]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("most_scores", [10_000, 2 * 12 * 12, 30, 1])
+def test_attention_in_pieces_equals_attention_at_once(most_scores):
+    q, k, v = (jnp.asarray(normal(i, 5, 12, 4)) for i in range(3))
+    y = vae.attend(q, k, v, most_scores)
+    weights = jax.nn.softmax(q @ k.swapaxes(1, 2) / 2, axis=-1)
+    np.testing.assert_allclose(y, weights @ v, atol=1e-5)
+
+
+def test_bfloat16_stays_close_to_float32(goldens, config, params):
+    golden = goldens("vae")
+    narrow = jax.tree.map(lambda p: np.asarray(p).astype(jnp.bfloat16), params)
+    pairs = {"encode": last(golden["f5_video"]), "decode": last(golden["f5_latent_denormalized"])}
+    reference = {"encode": last(golden["f5_enc_mean"]), "decode": last(golden["f5_decoded"])}
+    for method, x in pairs.items():
+        y = runner(config, BFLOAT16, method)(narrow, x)
+        y = y.mean if method == "encode" else y
+        assert y.dtype == jnp.float32
+        error = np.abs(y - reference[method]).mean() / reference[method].std()
+        assert error < 0.02, method
+
+
+def operand_dtypes(jaxpr, names):
+    """{primitive: dtypes of its operands} over a jaxpr and all within it."""
+    found = {name: set() for name in names}
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in found:
+            found[equation.primitive.name] |= {v.aval.dtype for v in equation.invars}
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                for name, dtypes in operand_dtypes(inner, names).items():
+                    found[name] |= dtypes
+    return found
+
+
+def test_float32_islands_in_bfloat16_mode():
+    model = WanVAE(TINY, BFLOAT16)
+    shapes = abstract(TINY, BFLOAT16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("bfloat16")}
+    jaxpr = jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x))(shapes, jnp.zeros((1, 5, SIDE, SIDE, 3)))
+    found = operand_dtypes(jaxpr.jaxpr, ("rsqrt", "reduce_sum", "exp", "logistic", "conv_general_dilated"))
+    for island in ("rsqrt", "reduce_sum", "exp"):  # norms' statistics and the softmax
+        assert found[island] == {jnp.dtype("float32")}, island
+    assert found["logistic"] == {jnp.dtype("bfloat16")}
+    assert jnp.dtype("bfloat16") in found["conv_general_dilated"]
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "message"),
+    [
+        ("encode", (1, 5, 8, 8, 4), r"video of shape \(1, 5, 8, 8, 4\): expected \(B, frames, height, width, 3\)"),
+        ("encode", (5, 8, 8, 3), "video of shape"),
+        ("encode", (1, 5, 8, 0, 3), "none of them 0"),
+        ("encode", (1, 5, 8, 6, 3), "video of 8 x 6 pixels: expected multiples of 4"),
+        ("encode", (1, 8, 8, 8, 3), r"8 frames cannot be encoded: expected 4n \+ 1 .* counts are 5 and 9"),
+        ("encode", (1, 2, 8, 8, 3), "nearest counts are 1 and 5"),
+        ("decode", (1, 2, 2, 2, 3), r"latents of shape .* expected \(B, frames, height, width, 2\)"),
+        ("decode", (1, 0, 2, 2, 2), "none of them 0"),
+    ],
+)
+def test_impossible_shapes_are_refused(tiny_params, method, shape, message):
+    with pytest.raises(InputError, match=message):
+        WanVAE(TINY, FLOAT32).apply({"params": tiny_params}, jnp.zeros(shape), method=method)
+
+
+def test_a_later_chunk_has_complete_groups():
+    model, shapes = WanVAE(TINY, FLOAT32), abstract(TINY)
+
+    def two_chunks(params, first, second):
+        _, state = model.apply({"params": params}, first, method="encode", mutable=["stream"])
+        return model.apply({"params": params, **state}, second, method="encode")
+
+    with pytest.raises(InputError, match=r"later chunk of 5 frames .* expected a multiple of 4"):
+        jax.eval_shape(two_chunks, shapes, jnp.zeros((1, 1, 4, 4, 3)), jnp.zeros((1, 5, 4, 4, 3)))
