@@ -155,9 +155,9 @@ class Pipeline:
 
         posterior: "mode", or "sample" with the seed.
         """
-        found = self.posterior(video)
         if posterior not in ("mode", "sample"):
             raise InputError(f"{posterior=}: expected 'mode' or 'sample'")
+        found = self.posterior(video)
         return self.normalized(found.mode() if posterior == "mode" else found.sample(jax.random.key(seed)))
 
     def decode_video(self, latents: Any) -> np.ndarray:
