@@ -33,7 +33,7 @@ Matrix = tuple[int, int, int, int]
 TOLERANCE = Fraction(1, 500)
 # A longer pause between two frames, in seconds, is taken for damaged timestamps.
 LONGEST_PAUSE = 60
-# A source up to this much faster than asked for keeps its frames: 15.015 for 15 is not worth a skipped frame.
+# A source up to this much faster or slower than asked for keeps its frames: 15.015 for 15 is not worth a skip.
 SAME_RATE = Fraction(101, 100)
 _UPRIGHT = (1, 0, 0, 1)
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -99,11 +99,10 @@ def read_video(
 ) -> Clip:
     """Decodes a video, whole or its first `max_frames` or `last` frames (counted after resampling).
 
-    fps: resample to this rate by timestamps, so that variable rates are right: frame k is the one showing k
-    / fps seconds after the first. Never upsamples: a source that is not faster on average keeps its frames
-    and its rate, which `Clip.fps` tells. (The official demos take every max(1, round(source fps / fps))-th
-    frame; at 30 to 15 that is the same.) size: (H, W) that each frame is resized to as it is decoded, by
-    Lanczos.
+    fps: resample to this rate by timestamps, so that variable rates and the speed of what is seen are right:
+    frame k is the one showing k / fps seconds after the first. A slower source repeats frames. (The official
+    demos take every max(1, round(source fps / fps))-th frame; at 30 to 15 that is the same.) size: (H, W)
+    that each frame is resized to as it is decoded, by Lanczos.
 
     Memory: the frames that are returned; with `last`, that many frames as the decoder made them besides.
 
@@ -113,22 +112,25 @@ def read_video(
     """
     _check_request(fps, max_frames, last, size)
     with _opened(path) as (container, stream):
-        rate = _rate(stream)
-        first, frames = _started(path, container, stream)
-        pixels = _Pixels(_sar(stream), _matrix(first), size, VideoReformatter())
-        if fps is not None and rate > Fraction(fps) * SAME_RATE:
-            frames = resample(_timed(path, frames, 1 / rate), Fraction(fps), shown_last=1 / rate)
-            rate = Fraction(fps)
+        frames, pixels, rate = _shown(path, container, stream, fps, size)
         kept: collections.deque[Any] = collections.deque(maxlen=last)
         for frame in itertools.islice(frames, max_frames):
             # Converting costs more than decoding, so of the last frames only those that stay are converted.
             kept.append(frame if last is not None else pixels(frame))
         shown = [pixels(frame) for frame in kept] if last is not None else list(kept)
     if len(shapes := {frame.shape for frame in shown}) > 1:
-        raise InputError(
-            f"video {path}: its frames change size, {sorted(shapes)}; encode it again at one size"
-        )
+        raise InputError(f"video {path}: its frames change size, {sorted(shapes)}; encode it again at one size")
     return Clip(np.stack(shown), rate)
+
+
+def stream_video(
+    path: Path, *, fps: Fraction | float | None = None, size: tuple[int, int] | None = None
+) -> Iterator[np.ndarray]:
+    """The frames of `read_video` one by one, (H, W, 3) uint8, so that memory does not grow with length."""
+    _check_request(fps, None, None, size)
+    with _opened(path) as (container, stream):
+        frames, pixels, _ = _shown(path, container, stream, fps, size)
+        yield from map(pixels, frames)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -162,6 +164,23 @@ def resample(timed: Iterable[tuple[Fraction, Item]], fps: Fraction, shown_last: 
             k += 1
 
 
+def _shown(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    fps: Fraction | float | None,
+    size: tuple[int, int] | None,
+) -> tuple[Iterable[av.VideoFrame], "_Pixels", Fraction]:
+    """The frames at the rate asked for, what makes pixels of them, and their rate."""
+    rate = _rate(stream)
+    first, frames = _started(path, container, stream)
+    pixels = _Pixels(_sar(stream), _matrix(first), size, VideoReformatter())
+    if fps is not None and not 1 / SAME_RATE <= rate / Fraction(fps) <= SAME_RATE:
+        frames = resample(_timed(path, frames, 1 / rate), Fraction(fps), shown_last=1 / rate)
+        rate = Fraction(fps)
+    return frames, pixels, rate
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     path = pathlib.Path(path)
@@ -170,9 +189,7 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
     try:
         container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
-        raise InputError(
-            f"video {path}: is not a readable video ({_reason(error)}); convert it to mp4"
-        ) from error
+        raise InputError(f"video {path}: is not a readable video ({_reason(error)}); convert it to mp4") from error
     with container:
         cover = av.stream.Disposition.attached_pic
         streams = [s for s in container.streams.video if not s.disposition & cover]
@@ -184,9 +201,7 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
         yield container, streams[0]
 
 
-def _decoded(
-    path: Path, container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame]:
+def _decoded(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """All frames in display order; raises InputError at the first damaged packet, or if some are missing."""
     packets = frames = 0
     try:
@@ -220,9 +235,7 @@ def _damaged(path: Path, frames: int, reason: str) -> str:
     return f"video {path}: is damaged after {frames} decoded frames ({reason}); copy or encode it again"
 
 
-def _timed(
-    path: Path, frames: Iterable[av.VideoFrame], step: Fraction
-) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+def _timed(path: Path, frames: Iterable[av.VideoFrame], step: Fraction) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """Frames with their start in seconds; one without a timestamp starts `step` after the one before."""
     start = None
     for number, frame in enumerate(frames):

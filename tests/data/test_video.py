@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcv_jax.data.images import resize_lanczos
-from lcv_jax.data.video import probe, read_metadata, read_video, resample
+from lcv_jax.data.video import probe, read_metadata, read_video, resample, stream_video
 from lcv_jax.data.video_writer import write_video
 from lcv_jax.errors import InputError
 
@@ -161,12 +161,26 @@ def test_half_the_rate_is_every_second_frame(tmp_path):
     assert numbers(read_video(tmp_path / "x.mp4", last=100).frames) == list(range(11))
 
 
-@pytest.mark.parametrize("fps", [30, 30.2, 60])
-def test_never_upsampled(tmp_path, fps):
+@pytest.mark.parametrize("fps", [29.8, 30, 30.2])
+def test_nearly_the_same_rate_keeps_its_frames(tmp_path, fps):
     write_video(tmp_path / "x.mp4", numbered(5), 30, crf=1)
     clip = read_video(tmp_path / "x.mp4", fps=fps)
     assert clip.fps == 30
     assert numbers(clip.frames) == [0, 1, 2, 3, 4]
+
+
+def test_a_slower_source_repeats_frames(tmp_path):
+    write_video(tmp_path / "x.mp4", numbered(4), 10, crf=1)
+    clip = read_video(tmp_path / "x.mp4", fps=15)
+    assert clip.fps == 15
+    assert numbers(clip.frames) == [0, 0, 1, 2, 2, 3]
+
+
+def test_a_stream_is_the_same_frames(tmp_path):
+    write_video(tmp_path / "x.mp4", numbered(9), 30, crf=1)
+    clip = read_video(tmp_path / "x.mp4", fps=15, size=(24, 32))
+    streamed = list(stream_video(tmp_path / "x.mp4", fps=15, size=(24, 32)))
+    np.testing.assert_array_equal(streamed, clip.frames)
 
 
 @pytest.mark.parametrize("suffix", ["mov", "mkv"])
