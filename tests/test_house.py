@@ -5,12 +5,10 @@ import re
 import subprocess
 import sys
 import textwrap
-import tomllib
 
 import pytest
 
 import house
-import lcv_jax
 
 pytestmark = pytest.mark.smoke
 
@@ -76,11 +74,6 @@ def test_importing_the_package_is_light():
         """
     )
     assert heavy == "[]"
-
-
-def test_the_version_is_the_projects():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert lcv_jax.__version__ == project["version"]
 
 
 def test_importing_every_module_starts_no_backend():
