@@ -51,9 +51,7 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
 
 def unwritable(path: Path, error: OSError) -> InputError:
     """The error to raise when the system refuses to write `path`."""
-    return InputError(
-        f"output {path}: cannot be written ({error.strerror or error}); check the folder and the disk"
-    )
+    return InputError(f"output {path}: cannot be written ({error.strerror or error}); check the folder and the disk")
 
 
 def _aside(path: pathlib.Path) -> pathlib.Path:

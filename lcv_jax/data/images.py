@@ -36,15 +36,11 @@ def read_image(path: Path) -> np.ndarray:
         with PIL.Image.open(path) as image:
             pixels = _rgb(image)
     except PIL.UnidentifiedImageError as error:
-        raise InputError(
-            f"image {path}: is not an image of a known format; convert it to PNG or JPEG"
-        ) from error
+        raise InputError(f"image {path}: is not an image of a known format; convert it to PNG or JPEG") from error
     except PIL.Image.DecompressionBombError as error:
         raise InputError(f"image {path}: has too many pixels; scale it below 100 million") from error
     except Exception as error:  # each of Pillow's decoders raises its own kinds on damaged files
-        raise InputError(
-            f"image {path}: cannot be decoded ({error}); export it again as PNG or JPEG"
-        ) from error
+        raise InputError(f"image {path}: cannot be decoded ({error}); export it again as PNG or JPEG") from error
     _check_sides(f"image {path}", pixels.shape)
     return pixels
 
@@ -62,21 +58,15 @@ def as_frames(given: Frame | Sequence[Frame]) -> np.ndarray:
         parts = [_rgb(part) if isinstance(part, PIL.Image.Image) else np.asarray(part) for part in given]
         shapes = sorted({part.shape for part in parts})
         if not parts or len(shapes) > 1 or len(shapes[0]) != 3:
-            raise InputError(
-                f"frames: shapes {shapes}, expected at least one frame, all of one (height, width, 3)"
-            )
+            raise InputError(f"frames: shapes {shapes}, expected at least one frame, all of one (height, width, 3)")
         frames = np.stack(parts)
     else:
         frames = np.asarray(given)
         frames = frames[None] if frames.ndim == 3 else frames
     if frames.dtype != np.uint8:
-        raise InputError(
-            f"frames: dtype {frames.dtype}, expected uint8 in 0..255; scale and round them first"
-        )
+        raise InputError(f"frames: dtype {frames.dtype}, expected uint8 in 0..255; scale and round them first")
     if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-        raise InputError(
-            f"frames: shape {frames.shape}, expected (frames, height, width, 3) with at least one frame"
-        )
+        raise InputError(f"frames: shape {frames.shape}, expected (frames, height, width, 3) with at least one frame")
     _check_sides("frames", frames.shape[1:])
     return frames
 
@@ -142,6 +132,4 @@ def _rgb(image: PIL.Image.Image) -> np.ndarray:
 
 def _check_sides(what: str, shape: tuple[int, ...]) -> None:
     if min(shape[:2]) < MIN_SIDE:
-        raise InputError(
-            f"{what}: is {shape[0]} x {shape[1]} pixels, expected at least {MIN_SIDE} x {MIN_SIDE}"
-        )
+        raise InputError(f"{what}: is {shape[0]} x {shape[1]} pixels, expected at least {MIN_SIDE} x {MIN_SIDE}")

@@ -44,8 +44,8 @@ class VideoInfo:
     """What a file says of its video.
 
     width, height: as displayed, after rotation and with square pixels. fps: average. frames, duration
-    (seconds): None where the container does not say. rotation: degrees clockwise from stored to displayed,
-    0, 90, 180 or 270. sar: sample aspect ratio of the stored pixels.
+    (seconds): as the container says, None where it does not; an edit list may show fewer frames. rotation:
+    degrees clockwise from stored to displayed, 0, 90, 180 or 270. sar: sample aspect ratio of the stored pixels.
     """
 
     width: int
@@ -175,7 +175,8 @@ def _shown(
     rate = _rate(stream)
     first, frames = _started(path, container, stream)
     pixels = _Pixels(_sar(stream), _matrix(first), size, VideoReformatter())
-    if fps is not None and not 1 / SAME_RATE <= rate / Fraction(fps) <= SAME_RATE:
+    # The base rate is the coarsest that holds all timestamps: far above the average where frames come unevenly.
+    if fps is not None and not (_near(rate, fps) and _near(stream.base_rate or rate, fps)):
         frames = resample(_timed(path, frames, 1 / rate), Fraction(fps), shown_last=1 / rate)
         rate = Fraction(fps)
     return frames, pixels, rate
@@ -313,6 +314,10 @@ def _square_width(frame: av.VideoFrame, sar: Fraction) -> int:
 def _rate(stream: av.VideoStream) -> Fraction:
     """Average frames per second; 25 for a stream that does not say, such as one of a single frame."""
     return stream.average_rate or stream.guessed_rate or Fraction(25)
+
+
+def _near(rate: Fraction, fps: Fraction | float) -> bool:
+    return 1 / SAME_RATE <= rate / Fraction(fps) <= SAME_RATE
 
 
 def _seconds(duration: int | None, time_base: Fraction | None) -> float | None:

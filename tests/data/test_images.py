@@ -47,15 +47,11 @@ def test_every_level_survives_the_way_to_the_model_and_back():
     np.testing.assert_array_equal(to_uint8([-2.0, -1.0, 0.99999, 3.0]), [0, 0, 255, 255])
 
 
-@pytest.mark.parametrize(
-    "mode", ["RGB", "L", "1", "P", "CMYK", "YCbCr", "LA", "RGBA", "PA", "HSV", "La", "RGBa"]
-)
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "YCbCr", "LA", "RGBA", "PA", "HSV", "La", "RGBa"])
 def test_modes(mode, quarters):
     gray = mode in ("L", "1", "LA", "La")
     source = (
-        np.where(quarters.sum(-1, keepdims=True) > 300, 255, 0).astype(np.uint8).repeat(3, -1)
-        if gray
-        else quarters
+        np.where(quarters.sum(-1, keepdims=True) > 300, 255, 0).astype(np.uint8).repeat(3, -1) if gray else quarters
     )
     image = PIL.Image.fromarray(source)
     for step in {"La": ("LA", "La"), "RGBa": ("RGBA", "RGBa"), "PA": ("P", "PA")}.get(mode, (mode,)):

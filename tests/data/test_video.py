@@ -196,6 +196,20 @@ def test_variable_rate_follows_the_timestamps(tmp_path, suffix):
     assert len(clip.frames) == 5
 
 
+def test_uneven_frames_are_resampled_even_if_their_average_fits(tmp_path):
+    # 100 ms, 33 ms, 100 ms, ...: 15 a second on average, but at no moment k / 15 does an odd frame show.
+    times = [round(400 * n / 6) + 33 * (n % 2) for n in range(200)]
+    path = encode(tmp_path / "x.mov", numbered(200), times=times)
+    assert abs(probe(path).fps - 15) < 0.1
+    assert numbers(read_video(path, fps=15).frames)[:6] == [0, 0, 2, 2, 4, 4]
+
+
+def test_rounded_timestamps_are_not_uneven(tmp_path):
+    times = [round(1000 * n / 15) for n in range(25)]
+    path = encode(tmp_path / "x.mov", numbered(25), times=times)
+    assert numbers(read_video(path, fps=15).frames) == list(range(25))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=0, max_size=30), st.sampled_from([5, 15, 24, 60]))
 def test_resample_shows_what_was_showing(gaps, fps):
