@@ -12,12 +12,24 @@ _RUNTIME_PREFIXES = ("_", "enable_")
 
 @dataclasses.dataclass(frozen=True)
 class BlockSparseConfig:
-    """Block sparse attention as published (SPEC section 3). Blocks are (t, h, w) tokens."""
+    """Block sparse attention as published (SPEC section 3). Blocks are (t, h, w) tokens.
 
-    sparsity: float | None
-    cdf_threshold: float | None
+    sparsity: share of the key blocks left out. cdf_threshold: the other way to choose how many are kept; the published
+    file does not mention it.
+    """
+
     chunk_3d_shape_q: tuple[int, int, int]
     chunk_3d_shape_k: tuple[int, int, int]
+    sparsity: float | None = None
+    cdf_threshold: float | None = None
+
+    def __post_init__(self):
+        for name in ("sparsity", "cdf_threshold"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not 0 <= value <= 1):
+                raise InputError(f"DiT config, bsa_params: {name}={value!r}, expected a number from 0 to 1 or null")
+        if self.sparsity is None and self.cdf_threshold is None:
+            raise InputError("DiT config, bsa_params: neither sparsity nor cdf_threshold is given, expected one")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +51,7 @@ class DiTConfig:
     adaln_tembed_dim: int = 512
     frequency_embedding_size: int = 256
     text_tokens_zero_pad: bool = True
-    bsa_params: BlockSparseConfig | None = BlockSparseConfig(0.9375, None, (4, 4, 4), (4, 4, 4))
+    bsa_params: BlockSparseConfig | None = BlockSparseConfig((4, 4, 4), (4, 4, 4), sparsity=0.9375)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -92,7 +104,8 @@ def _check_names(where: str, given: dict[str, Any], cls: type) -> None:
     expected = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(given.keys() - expected):
         raise InputError(f"{where}: unknown field {unknown[0]!r}; expected only {', '.join(sorted(expected))}")
-    if missing := sorted(expected - given.keys()):
+    required = {f.name for f in dataclasses.fields(cls) if cls is DiTConfig or f.default is dataclasses.MISSING}
+    if missing := sorted(required - given.keys()):
         raise InputError(f"{where}: field {missing[0]!r} is missing; take config.json from the published checkpoint")
 
 

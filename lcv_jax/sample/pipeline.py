@@ -33,7 +33,7 @@ from lcv_jax.sample.options import Options
 Array = jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
     """Text encoder, DiT and VAE with their weights. It holds no state of a run.
 
@@ -44,11 +44,11 @@ class Pipeline:
     dit: DiT
     vae: WanVAE
     text_encoder: UMT5Encoder
-    params: Mapping[str, Any]
+    params: Mapping[str, Any] = dataclasses.field(repr=False)
     tokenizer: Tokenizer
     schedule: ScheduleConfig
     folder: pathlib.Path
-    adapters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    adapters: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def from_pretrained(

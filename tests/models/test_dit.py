@@ -18,6 +18,7 @@ from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.precision import BFLOAT16, FLOAT32
 
 ONE_FORWARD, BLOCK_STATES = 1e-4, 3e-4
+BLOCKS = {"chunk_3d_shape_q": [4, 4, 4], "chunk_3d_shape_k": [4, 4, 4]}
 
 
 @pytest.fixture(scope="module")
@@ -288,13 +289,41 @@ def test_bad_calls_raise(config, params):
         ({"patch_size": [2, 2, 2]}, "expected 1 latent frame"),
         ({"patch_size": 2}, "expected three positive integers"),
         ({"frequency_embedding_size": 255}, "is odd"),
-        ({"bsa_params": {"sparsity": 0.5}}, "field 'cdf_threshold' is missing"),
+        ({"bsa_params": {"sparsity": 0.5}}, "bsa_params: field 'chunk_3d_shape_k' is missing"),
+        ({"bsa_params": BLOCKS}, "neither sparsity nor cdf_threshold"),
+        ({"bsa_params": BLOCKS | {"sparsity": 1.5}}, r"sparsity=1\.5"),
+        ({"bsa_params": BLOCKS | {"sparsity": 0.5, "block": 4}}, "unknown field 'block'"),
     ],
 )
 def test_bad_configs_raise(checkpoint_dir, change, message):
     data = json.loads((checkpoint_dir / "dit" / "config.json").read_text())
     with pytest.raises(InputError, match=message):
         DiTConfig.from_json(data | change)
+
+
+def test_the_published_config_is_the_default():
+    published = {
+        "_class_name": "LongCatVideoTransformer3DModel",
+        "_diffusers_version": "0.35.1",
+        "adaln_tembed_dim": 512,
+        "bsa_params": BLOCKS | {"sparsity": 0.9375},
+        "caption_channels": 4096,
+        "cp_split_hw": None,
+        "depth": 48,
+        "enable_bsa": False,
+        "enable_flashattn2": False,
+        "enable_flashattn3": True,
+        "enable_xformers": False,
+        "frequency_embedding_size": 256,
+        "hidden_size": 4096,
+        "in_channels": 16,
+        "mlp_ratio": 4,
+        "num_heads": 32,
+        "out_channels": 16,
+        "patch_size": [1, 2, 2],
+        "text_tokens_zero_pad": True,
+    }
+    assert DiTConfig.from_json(published) == DiTConfig()
 
 
 def test_a_config_survives_its_own_json(config):
