@@ -72,9 +72,7 @@ class UMT5Config:
             value = getattr(self, field.name)
             number = int | float if field.type is float else int
             if not isinstance(value, number) or isinstance(value, bool) or value <= 0:
-                raise InputError(
-                    f"umT5 config: {field.name}={value!r}, expected a positive {field.type.__name__}"
-                )
+                raise InputError(f"umT5 config: {field.name}={value!r}, expected a positive {field.type.__name__}")
         if self.relative_attention_num_buckets % 4:
             raise InputError(
                 f"umT5 config: relative_attention_num_buckets={self.relative_attention_num_buckets}, "
@@ -92,19 +90,12 @@ class UMT5Config:
         expected = {field.name for field in dataclasses.fields(cls)}
         for key, value in (_FIXED_FIELDS | _FIXED_IF_GIVEN).items():
             if key in data and data[key] != value:
-                raise InputError(
-                    f"umT5 config: {key}={data[key]!r}, expected {value!r}: this is not a umT5 encoder"
-                )
-        if unknown := sorted(
-            data.keys() - expected - _FIXED_FIELDS.keys() - _FIXED_IF_GIVEN.keys() - _IGNORED_FIELDS
-        ):
-            raise InputError(
-                f"umT5 config: unknown field {unknown[0]!r}; remove it or check the model's kind"
-            )
+                raise InputError(f"umT5 config: {key}={data[key]!r}, expected {value!r}: this is not a umT5 encoder")
+        if unknown := sorted(data.keys() - expected - _FIXED_FIELDS.keys() - _FIXED_IF_GIVEN.keys() - _IGNORED_FIELDS):
+            raise InputError(f"umT5 config: unknown field {unknown[0]!r}; remove it or check the model's kind")
         if missing := sorted((expected | _FIXED_FIELDS.keys()) - data.keys()):
             raise InputError(
-                f"umT5 config: field {missing[0]!r} is missing; "
-                "take config.json from the published checkpoint"
+                f"umT5 config: field {missing[0]!r} is missing; take config.json from the published checkpoint"
             )
         return cls(**{key: data[key] for key in expected})
 
@@ -173,8 +164,7 @@ class UMT5Attention(nn.Module):
         c, (B, L, D) = self.config, x.shape
         dense = functools.partial(_dense, precision=self.precision)
         q, k, v = (
-            dense(c.num_heads * c.d_kv, name=name)(x).reshape(B, L, c.num_heads, c.d_kv)
-            for name in ("q", "k", "v")
+            dense(c.num_heads * c.d_kv, name=name)(x).reshape(B, L, c.num_heads, c.d_kv) for name in ("q", "k", "v")
         )
         table = nn.Embed(
             c.relative_attention_num_buckets,
@@ -223,6 +213,7 @@ class UMT5Block(nn.Module):
         norm = functools.partial(RMSNorm, param_dtype=p.param, epsilon=c.layer_norm_epsilon)
         x = x + UMT5Attention(c, p, name="attention")(norm(name="attention_norm")(x), mask)
         x = x + UMT5FeedForward(c, p, name="ffn")(norm(name="ffn_norm")(x))
+        self.sow("intermediates", "hidden", x)
         return x, None
 
 
@@ -239,13 +230,12 @@ class UMT5Encoder(nn.Module):
         c, p = self.config, self.precision
         if input_ids.ndim != 2 or mask.shape != input_ids.shape:
             raise InputError(
-                f"umT5: ids of shape {input_ids.shape} and mask of shape {mask.shape}, "
-                "expected (batch, tokens) of both"
+                f"umT5: ids of shape {input_ids.shape} and mask of shape {mask.shape}, expected (batch, tokens) of both"
             )
         shared = nn.Embed(c.vocab_size, c.d_model, dtype=p.compute, param_dtype=p.param, name="shared")
         blocks = nn.scan(
             UMT5Block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=c.num_layers,
