@@ -26,7 +26,8 @@ class BlockSparseConfig:
     def __post_init__(self):
         for name in ("sparsity", "cdf_threshold"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not 0 <= value <= 1):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and 0 <= value <= 1):
                 raise InputError(f"DiT config, bsa_params: {name}={value!r}, expected a number from 0 to 1 or null")
         if self.sparsity is None and self.cdf_threshold is None:
             raise InputError("DiT config, bsa_params: neither sparsity nor cdf_threshold is given, expected one")
@@ -56,8 +57,10 @@ class DiTConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type in (int, "int") and (not isinstance(value, int) or value < 1):
+            if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"DiT config: {field.name}={value!r}, expected a positive integer")
+            if field.type is bool and not isinstance(value, bool):
+                raise InputError(f"DiT config: {field.name}={value!r}, expected true or false")
         if self.hidden_size % self.num_heads or self.head_dim % 2 or self.head_dim < 6:
             raise InputError(
                 f"DiT config: hidden_size={self.hidden_size} does not split into num_heads={self.num_heads} heads "
