@@ -46,7 +46,6 @@ demo: setup  ## makes a video with the main command and prints its path
 	  "this runs on the small golden checkpoint, whose weights are random, so the picture looks like noise."; fi
 	$(BIN)/python sample.py t2v --checkpoint "$(CHECKPOINT)" --prompt "$(PROMPT)" \
 	  --height 96 --width 160 --num-frames 13 --steps 8 --out $(DEMO)
-	@echo $(DEMO)
 
 test: setup lint  ## style and the test suite
 	$(TEST) $(PARALLEL)
