@@ -179,7 +179,7 @@ class Pipeline:
         With a cache, latents and t hold only the noisy frames, and num_cond may be left out.
         """
         _no_sparse(sparse)
-        text.checked()
+        text = text.checked()
         latents, t = jnp.asarray(latents, jnp.float32), jnp.asarray(t, jnp.float32)
         if t.shape != latents.shape[:2]:
             raise InputError(f"t of shape {t.shape}: expected (B, T) = {latents.shape[:2]}, one for each latent frame")

@@ -1,5 +1,7 @@
 """What must hold for any weights: seeds, batches, sizes, and clear refusals."""
 
+import re
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -103,6 +105,15 @@ def test_adapters_can_be_scaled_and_are_named(pipe, checkpoint_dir):
     assert np.abs(base - pipe.velocity(z, t, text, loras=("half",))).max() > 1e-3
     with pytest.raises(InputError, match="LoRA 'mine' is not loaded"):
         pipe.velocity(z, t, text, loras=("mine",))
+
+
+def test_the_readmes_example_runs(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+    (block,) = re.findall(r"```python\n(.*?)```", (request.config.rootpath / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["video"].shape == names["frames"].shape
+    assert names["v"].shape == names["z"].shape
 
 
 def test_an_empty_prompt_is_encoded(pipe):
