@@ -13,6 +13,7 @@ import tyro
 
 from lcv_jax.checkpoint import convert, hub
 from lcv_jax.checkpoint import inspect as inspection
+from lcv_jax.checkpoint import verify as verification
 from lcv_jax.errors import InputError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -31,13 +32,14 @@ class Import:
     check_finite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Refuse weights with NaN or infinity."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         src = hub.resolve(self.src)
         with _bar("import") as progress:
             done = convert.import_checkpoint(
                 src, self.dst, dtype=self.dtype, check_finite=self.check_finite, progress=progress
             )
         print(f"{self.dst}: {done.tensors:,} tensors, {done.written:,} bytes")
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +53,12 @@ class Export:
     max_shard_size: str = "5GB"
     """Tensor bytes in one file: a number with KB, MB, GB, KiB, MiB or GiB."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         size = parse_size(self.max_shard_size)
         with _bar("export") as progress:
             done = convert.export_checkpoint(self.src, self.dst, max_shard_size=size, progress=progress)
         print(f"{self.dst}: {done.tensors:,} tensors, {done.written:,} bytes")
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,21 +68,40 @@ class Inspect:
     path: tyro.conf.Positional[str]
     """A checkpoint, a model's folder, a safetensors file, or a name such as longcat-13b."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         print(inspection.table(inspection.inspect(self.path)))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Compare a checkpoint's models with arrays dumped from another implementation (docs/verify.md)."""
+
+    path: tyro.conf.Positional[str]
+    """A checkpoint or one model's folder, in either layout."""
+    reference: str
+    """npz file of inputs and outputs."""
+    tolerance: float = 1e-3
+    """Largest error allowed, in standard deviations of the reference."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which the models are run."""
+
+    def run(self) -> int:
+        compared = verification.verify(self.path, self.reference, self.dtype)
+        print(verification.table(compared, self.tolerance))
+        return 0 if all(c.ok(self.tolerance) for c in compared) else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; 0, or 2 after one line about what was wrong with the input."""
+    """Runs one command. Returns 0; 1 when `verify` found a difference; 2 after one line about bad input."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"import": Import, "export": Export, "inspect": Inspect}, args=argv, prog="lcv-checkpoint"
+        {"import": Import, "export": Export, "inspect": Inspect, "verify": Verify}, args=argv, prog="lcv-checkpoint"
     )
     try:
-        command.run()
+        return command.run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def parse_size(text: str) -> int:

@@ -91,8 +91,7 @@ def plan(source: Source, table: Table, abstract: Params) -> tuple[Leaf, ...]:
 
 def read_cast(source: Source, name: str, dtype: Any, check_finite: bool = False) -> np.ndarray:
     """One official tensor in `dtype`; raises InputError on NaN or infinity when `check_finite`."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        value = source.read(name).astype(dtype, copy=False)
+    value = source.read(name, np.dtype(dtype))
     flat = value.reshape(-1)
     for start in range(0, flat.size if check_finite else 0, _CHUNK):
         finite = np.isfinite(flat[start : start + _CHUNK])

@@ -30,8 +30,8 @@ class Source(Protocol):
         """The file that holds the tensor, for messages."""
         ...
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, in the official axis order and dtype."""
+    def read(self, name: str, dtype: np.dtype | None = None) -> np.ndarray:
+        """One tensor in the official axis order, in `dtype`; None is the dtype it is stored in."""
         ...
 
 
@@ -50,8 +50,8 @@ class SafetensorsSource:
     def file(self, name: str) -> pathlib.Path:
         return self._files[name].path
 
-    def read(self, name: str) -> np.ndarray:
-        return self._files[name].read(name)
+    def read(self, name: str, dtype: np.dtype | None = None) -> np.ndarray:
+        return self._files[name].read(name, dtype)
 
 
 def read_json(path: pathlib.Path) -> dict:

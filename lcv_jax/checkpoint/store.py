@@ -2,7 +2,7 @@
 
 Arrays are plain uncompressed zarr, one folder each, so any Orbax or zarr reader opens them and one tensor
 is restored without touching the others. Orbax saves whole trees; handing it leaves that read themselves
-when their turn comes keeps host memory at one tensor (measured in benchmarks/import_checkpoint.py).
+when their turn comes keeps host memory at two tensors (measured in benchmarks/import_checkpoint.py).
 """
 
 import contextlib
@@ -38,17 +38,21 @@ class LazyTensor:
 
 
 class _LazyHandler(_types.NumpyHandler):
-    """Saves LazyTensors as NumPy arrays, each read, written and dropped before the next is read."""
+    """Saves LazyTensors as NumPy arrays, one being read while one is being written."""
 
     def __init__(self):
         super().__init__(deepcopy_host_arrays=False)  # nobody else holds the array
 
     async def serialize(self, values, infos, args=None):
+        writing = []
         for i, (value, info) in enumerate(zip(values, infos, strict=True)):
-            written = await super().serialize([value.read()], [info], args and [args[i]])
-            for future in written:
-                future.result()
-        return []
+            try:
+                array = value.read()  # while the previous array is being written
+            finally:
+                for future in writing:
+                    future.result()
+            writing = await super().serialize([array], [info], args and [args[i]])
+        return writing
 
 
 def save(folder: os.PathLike[str] | str, tensors: Mapping[str, TensorInfo], read: Callable[[str], np.ndarray]) -> None:
@@ -88,9 +92,9 @@ class OrbaxSource:
     def file(self, name: str) -> pathlib.Path:
         return self._params / name
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, dtype: np.dtype | None = None) -> np.ndarray:
         """Restores one tensor; the others are not read."""
-        wanted = {name: ocp.RestoreArgs(restore_type=np.ndarray)}
+        wanted = {name: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)}
         args = ocp.args.PyTreeRestore(item=dict(wanted), restore_args=wanted, partial_restore=True)
         try:
             return self._checkpointer.restore(self._params, args=args)[name]

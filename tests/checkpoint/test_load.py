@@ -33,9 +33,10 @@ class Memory:
     def file(self, name):
         return FOLDER / "model.safetensors"
 
-    def read(self, name):
+    def read(self, name, dtype=None):
         assert self.readable, "data was read before the headers were checked"
-        return self.arrays[name]
+        with np.errstate(over="ignore"):
+            return self.arrays[name].astype(dtype)
 
 
 def arrays(checkpoint_dir, name):

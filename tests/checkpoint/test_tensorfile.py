@@ -10,7 +10,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lcv_jax.checkpoint.tensorfile import METADATA, TensorFile, TensorInfo, write_tensors
+from lcv_jax.checkpoint.tensorfile import _CHUNK, METADATA, TensorFile, TensorInfo, write_tensors
 from lcv_jax.errors import InputError
 
 DTYPES = [np.dtype(d) for d in ("float32", "float16", "float64", "int64", "int8", "uint8", "bool")]
@@ -62,6 +62,20 @@ def test_read_is_fresh_and_writable(tmp_path):
     assert file.read("x")[0] == 0
 
 
+@pytest.mark.parametrize("size", [1, _CHUNK - 1, _CHUNK, _CHUNK + 1])
+def test_cast_while_reading(tmp_path, size):
+    """Equal to reading and casting; tensors around the size of a chunk."""
+    value = np.random.default_rng(0).standard_normal(size + 3, np.float32)
+    value[:3] = np.inf, np.nan, 3e38
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file({"before": value[:5], "x": value[:size]}, path)
+    for dtype in (np.dtype(ml_dtypes.bfloat16), np.dtype("float16"), np.dtype("float32")):
+        read = TensorFile.open(path).read("x", dtype)
+        assert read.dtype == dtype
+        with np.errstate(over="ignore"):
+            assert read.tobytes() == value[:size].astype(dtype).tobytes()
+
+
 def test_writer_refuses_other_values_than_announced(tmp_path):
     info = {"x": TensorInfo((2,), np.dtype("float32"))}
     with pytest.raises(ValueError, match=r"name='x'.*announced float32\(2,\)"):
@@ -110,7 +124,7 @@ def test_file_shortened_after_opening(tmp_path):
     path.write_bytes(_file({"x": _entry()}, b"\0" * 8))
     file = TensorFile.open(path)
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(InputError, match="key 'x': 4 bytes read, expected 8"):
+    with pytest.raises(InputError, match=r"key .x.: 4 bytes missing, expected 8"):
         file.read("x")
 
 
