@@ -84,26 +84,43 @@ class WanVAE(nn.Module):
         At the start of a video F is 4n + 1, in a later chunk 4n (for the published factors); H and W are
         multiples of the spatial factor. Raises InputError otherwise.
         """
-        check_shape(self.config, "encode", video.shape)
-        frames, factor = video.shape[1], self.config.temporal_factor
-        if not self._continues():
-            self.config.latent_frames(frames)
-        elif frames % factor:
-            raise InputError(f"a later chunk of {frames} frames cannot be encoded: expected a multiple of {factor}")
-        moments = self.quant_conv(self.encoder(video.astype(self.precision.compute))).astype(jnp.float32)
-        mean, logvar = jnp.split(moments, 2, axis=-1)
-        return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
+        return self.encode_coarse(self.encode_fine(video))
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Raw latents (B, T, h, w, z) -> video (B, F, H, W, 3) in [-1, 1], of precision.output.
 
         F is 4 (T - 1) + 1 at the start of a video, 4 T in a later chunk.
         """
+        return self.decode_fine(self.decode_coarse(z))
+
+    def encode_fine(self, video: jax.Array) -> jax.Array:
+        """video -> features (B, T, h, w, D), D the last level's width. A feature sees only its vicinity."""
+        check_shape(self.config, "encode", video.shape)
+        frames, factor = video.shape[1], self.config.temporal_factor
+        if not self._continues():
+            self.config.latent_frames(frames)
+        elif frames % factor:
+            raise InputError(f"a later chunk of {frames} frames cannot be encoded: expected a multiple of {factor}")
+        return self.encoder.fine(video.astype(self.precision.compute))
+
+    def encode_coarse(self, features: jax.Array) -> Posterior:
+        """Features -> posterior. This half attends to all pixels of a frame."""
+        moments = self.quant_conv(self.encoder.coarse(features.astype(self.precision.compute)))
+        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+        return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
+
+    def decode_coarse(self, z: jax.Array) -> jax.Array:
+        """Raw latents -> features (B, T, h, w, D). This half attends to all pixels of a frame."""
         check_shape(self.config, "decode", z.shape)
-        pixels = self.decoder(self.post_quant_conv(z.astype(self.precision.compute)))
+        return self.decoder.coarse(self.post_quant_conv(z.astype(self.precision.compute)))
+
+    def decode_fine(self, features: jax.Array) -> jax.Array:
+        """Features -> video. A pixel sees only its vicinity."""
+        pixels = self.decoder.fine(features.astype(self.precision.compute))
         return jnp.clip(pixels.astype(self.precision.output), -1.0, 1.0)
 
     def _continues(self) -> bool:
+        """Whether a chunk came before."""
         return bool(self.variables.get(STREAM))
 
 
@@ -119,48 +136,61 @@ def check_shape(config: VAEConfig, method: Method, shape: tuple[int, ...]) -> No
 
 
 class Encoder(nn.Module):
-    """(B, F, H, W, 3) -> (B, T, h, w, 2z), before quant_conv."""
+    """(B, F, H, W, 3) -> (B, T, h, w, 2z), before quant_conv: `fine`, then `coarse`."""
 
     config: VAEConfig
     precision: Precision
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def setup(self) -> None:
         config, precision = self.config, self.precision
-        x = CausalConv(config.base_dim, precision, name="conv_in")(x)
-        block = 0  # the published layout numbers residual blocks and resamplers of all levels in one row
+        self.conv_in = CausalConv(config.base_dim, precision)
+        blocks: list[nn.Module] = []  # the published layout numbers blocks and resamplers in one row
         for level, multiplier in enumerate(config.dim_mult):
-            for _ in range(config.num_res_blocks):
-                x = Residual(config.base_dim * multiplier, precision, name=f"down_blocks_{block}")(x)
-                block += 1
+            width = config.base_dim * multiplier
+            blocks += [Residual(width, precision) for _ in range(config.num_res_blocks)]
             if level < len(config.temporal_downsample):
-                temporal = config.temporal_downsample[level]
-                x = Downsample(temporal, precision, name=f"down_blocks_{block}")(x)
-                block += 1
-        x = Middle(precision, name="mid_block")(x)
-        x = nn.silu(RMSNorm(precision, name="norm_out")(x))
-        return CausalConv(2 * config.z_dim, precision, name="conv_out")(x)
+                blocks.append(Downsample(config.temporal_downsample[level], precision))
+        self.down_blocks = blocks
+        self.mid_block = Middle(precision)
+        self.norm_out = RMSNorm(precision)
+        self.conv_out = CausalConv(2 * config.z_dim, precision)
+
+    def fine(self, x: jax.Array) -> jax.Array:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        return x
+
+    def coarse(self, x: jax.Array) -> jax.Array:
+        return self.conv_out(nn.silu(self.norm_out(self.mid_block(x))))
 
 
 class Decoder(nn.Module):
-    """(B, T, h, w, z), after post_quant_conv, -> (B, F, H, W, 3), not clamped."""
+    """(B, T, h, w, z), after post_quant_conv, -> (B, F, H, W, 3), not clamped: `coarse`, then `fine`."""
 
     config: VAEConfig
     precision: Precision
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def setup(self) -> None:
         config, precision = self.config, self.precision
         widths = [config.base_dim * multiplier for multiplier in reversed(config.dim_mult)]
-        upsample = config.temporal_downsample[::-1]
-        x = CausalConv(widths[0], precision, name="conv_in")(x)
-        x = Middle(precision, name="mid_block")(x)
-        for level, width in enumerate(widths):
-            temporal = upsample[level] if level < len(upsample) else None
-            blocks = config.num_res_blocks + 1
-            x = UpBlock(width, blocks, temporal, precision, name=f"up_blocks_{level}")(x)
-        x = nn.silu(RMSNorm(precision, name="norm_out")(x))
-        return CausalConv(config.out_channels, precision, name="conv_out")(x)
+        upsample = (*reversed(config.temporal_downsample), None)
+        self.conv_in = CausalConv(widths[0], precision)
+        self.mid_block = Middle(precision)
+        self.up_blocks = [
+            UpBlock(width, config.num_res_blocks + 1, temporal, precision)
+            for width, temporal in zip(widths, upsample, strict=True)
+        ]
+        self.norm_out = RMSNorm(precision)
+        self.conv_out = CausalConv(config.out_channels, precision)
+
+    def coarse(self, x: jax.Array) -> jax.Array:
+        return self.mid_block(self.conv_in(x))
+
+    def fine(self, x: jax.Array) -> jax.Array:
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(nn.silu(self.norm_out(x)))
 
 
 class UpBlock(nn.Module):
@@ -281,7 +311,8 @@ class PixelAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         y = RMSNorm(self.precision, name="norm")(x)
-        qkv = _dense(3 * width, self.precision, name="to_qkv")(y).reshape(-1, x.shape[2] * x.shape[3], 3 * width)
+        qkv = _dense(3 * width, self.precision, name="to_qkv")(y)
+        qkv = qkv.reshape(-1, x.shape[2] * x.shape[3], 3 * width)
         y = attend(*jnp.split(qkv, 3, axis=-1)).reshape(x.shape)
         return x + _dense(width, self.precision, name="proj")(y)
 
@@ -332,6 +363,7 @@ class Weights(nn.Module):
 def weights(
     module: nn.Module, window: tuple[int, ...], inputs: int, features: int, precision: Precision
 ) -> tuple[jax.Array, jax.Array]:
+    """The kernel (*window, inputs, features) and bias of a module, in the compute dtype."""
     kernel = module.param("kernel", nn.initializers.lecun_normal(), (*window, inputs, features), precision.param)
     bias = module.param("bias", nn.initializers.zeros, (features,), precision.param)
     return kernel.astype(precision.compute), bias.astype(precision.compute)

@@ -5,10 +5,11 @@ jit. `encode_stream` and `decode_stream` are generators over chunks of time: the
 is held than one chunk and the frames that it looks back to, so a video may be of any length. A stream
 compiles at most three shapes: the start, the steady chunk, and a shorter tail.
 
-Tiles bound the activations in space too. A tile sees nothing beyond its edge, so tiling is approximate
-unless one tile covers the picture: neighbours overlap and are blended linearly, and the middle block's
-attention stays within a tile. The state of a stream, two frames before every convolution, is kept for all
-tiles.
+Tiles bound the activations in space too. Only the fine half of the model is tiled, where nearly all memory
+goes; the coarse half, with its attention over whole frames, always sees the whole picture at latent
+resolution. Near its edge a tile lacks what lies beyond, so neighbours overlap and are blended linearly:
+approximate, exact when one tile covers the picture. The state of a stream, two frames before every
+convolution, is kept for all tiles.
 """
 
 import dataclasses
@@ -42,14 +43,6 @@ class Tiling:
         if not 0 <= self.overlap < self.size:
             raise InputError(f"tiling {self}: expected 0 <= overlap < size")
 
-    def starts(self, extent: int) -> list[int]:
-        """Where tiles begin along an axis of `extent`, all in one unit: evenly spread, the ends included."""
-        if extent <= self.size:
-            return [0]
-        last = extent - self.size
-        steps = -(-last // (self.size - self.overlap))
-        return [last * i // steps for i in range(steps + 1)]
-
 
 class Tile(NamedTuple):
     """Where a tile lies, in latents, and its share of each output row and column; all shares sum to 1."""
@@ -58,6 +51,19 @@ class Tile(NamedTuple):
     x: int
     rows: np.ndarray
     columns: np.ndarray
+
+
+class Stage(NamedTuple):
+    """A method of the model that is run on the picture, or on each of some tiles and blended.
+
+    inputs, outputs: pixels per latent of what goes in and comes out. size: height and width of the tiles in
+    latents, None for the picture.
+    """
+
+    method: str
+    inputs: int
+    outputs: int
+    size: tuple[int, int] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +122,7 @@ def _regroup(chunks: Iterable[Array], first: int, steady: int) -> Iterator[Array
         if chunk.ndim != 5:
             raise InputError(f"a chunk of shape {chunk.shape}: expected five axes, (B, F, H, W, C)")
         if held is not None and (chunk.shape[:1], chunk.shape[2:]) != (held.shape[:1], held.shape[2:]):
-            raise InputError(
-                f"a chunk of shape {chunk.shape} follows one of {held.shape}: only axis 1 may differ"
-            )
+            raise InputError(f"a chunk of shape {chunk.shape} follows one of {held.shape}: only axis 1 may differ")
         join = jnp.concatenate if isinstance(chunk, jax.Array) else np.concatenate
         held = chunk if held is None else join([held, chunk], axis=1)
         start = 0
@@ -133,102 +137,112 @@ def _regroup(chunks: Iterable[Array], first: int, steady: int) -> Iterator[Array
 
 
 def _stream(coder: VAECoder, method: Method, params: Params, pieces: Iterable[Array]) -> Iterator[Any]:
-    """Runs pieces through all tiles, keeping one state per tile."""
-    states: list[Any] = []
+    """Runs pieces through all stages, keeping one state per stage and tile."""
+    states: dict[tuple[Stage, int], Any] = {}
     for piece in pieces:
         check_shape(coder.config, method, piece.shape)
-        tiles, size = _tiles(coder, method, piece.shape)
-        states = states or [None] * len(tiles)
-        piece, canvas = jnp.asarray(piece), _canvas(coder, method, piece.shape, start=states[0] is None)
-        for i, tile in enumerate(tiles):
-            canvas, states[i] = _step(coder, method, size, params, states[i], canvas, piece, tile)
-        yield canvas
+        x: Any = jnp.asarray(piece)
+        for stage in _stages(coder, method, piece.shape):
+            if stage.size is None:
+                x, states[stage, 0] = _step(coder, stage, params, states.get((stage, 0)), x)
+                continue
+            canvas = _canvas(coder, stage, x.shape, start=(stage, 0) not in states)
+            for i, tile in enumerate(_tiles(coder, stage, x.shape)):
+                canvas, states[stage, i] = _paste_step(coder, stage, params, states.get((stage, i)), canvas, x, tile)
+            x = canvas
+        yield x
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _whole(coder: VAECoder, method: Method, params: Params, x: jax.Array) -> Any:
+def _whole(coder: VAECoder, method: Method, params: Params, x: Any) -> Any:
     check_shape(coder.config, method, x.shape)
-    tiles, size = _tiles(coder, method, x.shape)
-    canvas = _canvas(coder, method, x.shape, start=True)
-    for tile in tiles:
-        canvas, _ = _paste(coder, method, size, params, None, canvas, x, tile)
-    return canvas
+    for stage in _stages(coder, method, x.shape):
+        if stage.size is None:
+            x, _ = _apply(coder, stage, params, None, x)
+            continue
+        canvas = _canvas(coder, stage, x.shape, start=True)
+        for tile in _tiles(coder, stage, x.shape):
+            canvas, _ = _paste(coder, stage, params, None, canvas, x, tile)
+        x = canvas
+    return x
 
 
-def _paste(
-    coder: VAECoder,
-    method: Method,
-    size: tuple[int, int],
-    params: Params,
-    state: Any,
-    canvas: Any,
-    x: jax.Array,
-    tile: Tile,
-) -> tuple[Any, Any]:
-    """Runs a tile of `size` latents and adds its share to the canvas; returns that and the new state."""
-    inputs, outputs = _scales(coder, method)
-    window = (*x.shape[:2], size[0] * inputs, size[1] * inputs, x.shape[4])
-    part = jax.lax.dynamic_slice(x, (0, 0, tile.y * inputs, tile.x * inputs, 0), window)
-    y, state = _apply(coder, method, params, state, part)
-
-    def add(canvas: jax.Array, y: jax.Array) -> jax.Array:
-        y = y * (tile.rows[:, None] * tile.columns)[..., None].astype(y.dtype)
-        at = (0, 0, tile.y * outputs, tile.x * outputs, 0)
-        return jax.lax.dynamic_update_slice(canvas, jax.lax.dynamic_slice(canvas, at, y.shape) + y, at)
-
-    return jax.tree.map(add, canvas, y), state
-
-
-_step = functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))(_paste)
-
-
-def _apply(coder: VAECoder, method: Method, params: Params, state: Any, x: jax.Array) -> tuple[Any, Any]:
+def _apply(coder: VAECoder, stage: Stage, params: Params, state: Any, x: jax.Array) -> tuple[Any, Any]:
+    """The stage's output and new state; state None is the start of a video."""
     variables = {"params": params} if state is None else {"params": params, STREAM: state}
-    y, kept = WanVAE(coder.config, coder.precision).apply(variables, x, method=method, mutable=[STREAM])
+    model = WanVAE(coder.config, coder.precision)
+    y, kept = model.apply(variables, x, method=stage.method, mutable=[STREAM])
     return y, kept[STREAM]
 
 
-def _canvas(coder: VAECoder, method: Method, shape: tuple[int, ...], *, start: bool) -> Any:
-    """Zeros in the shape of the output for an input of `shape`, the start of a video or a later chunk."""
+def _paste(
+    coder: VAECoder, stage: Stage, params: Params, state: Any, canvas: jax.Array, x: jax.Array, tile: Tile
+) -> tuple[jax.Array, Any]:
+    """Runs one tile and adds its share to the canvas; returns that and the tile's new state."""
+    height, width = (extent * stage.inputs for extent in stage.size)
+    corner = (0, 0, tile.y * stage.inputs, tile.x * stage.inputs, 0)
+    window = jax.lax.dynamic_slice(x, corner, (*x.shape[:2], height, width, x.shape[4]))
+    y, state = _apply(coder, stage, params, state, window)
+    y = y.astype(jnp.float32) * (tile.rows[:, None] * tile.columns)[..., None]
+    at = (0, 0, tile.y * stage.outputs, tile.x * stage.outputs, 0)
+    y += jax.lax.dynamic_slice(canvas, at, y.shape)
+    return jax.lax.dynamic_update_slice(canvas, y, at), state
+
+
+_step = jax.jit(_apply, static_argnums=(0, 1), donate_argnums=3)
+_paste_step = jax.jit(_paste, static_argnums=(0, 1), donate_argnums=(3, 4))
+
+
+def _stages(coder: VAECoder, method: Method, shape: tuple[int, ...]) -> tuple[Stage, ...]:
+    """What to run for an input of `shape`: one stage, or with several tiles the two halves of the model."""
+    factor = coder.config.spatial_factor
+    inputs, outputs = (factor, 1) if method == "encode" else (1, factor)
+    extents = (shape[2] // inputs, shape[3] // inputs)
+    if coder.tiling is None or max(extents) * factor <= coder.tiling.size:
+        return (Stage(method, inputs, outputs, None),)
+    size = tuple(min(extent, coder.tiling.size // factor) for extent in extents)
+    fine, coarse = Stage(f"{method}_fine", inputs, outputs, size), Stage(f"{method}_coarse", 1, 1, None)
+    return (fine, coarse) if method == "encode" else (coarse, fine)
+
+
+def _canvas(coder: VAECoder, stage: Stage, shape: tuple[int, ...], *, start: bool) -> jax.Array:
+    """Zeros for a tiled stage's output of an input of `shape`, the start of a video or a later chunk."""
     batch, frames, height, width, _ = shape
-    space, time = coder.config.spatial_factor, coder.config.temporal_factor
     first = int(start)  # a frame of its own
-    if method == "decode":
-        pixels = (batch, first + (frames - first) * time, height * space, width * space)
-        return jnp.zeros((*pixels, coder.config.out_channels), coder.precision.output)
-    latents = (batch, first + (frames - first) // time, height // space, width // space, coder.config.z_dim)
-    return Posterior(jnp.zeros(latents, jnp.float32), jnp.zeros(latents, jnp.float32))
+    if stage.method == "encode_fine":
+        frames, channels = (frames - first) // coder.config.temporal_factor, coder.config.top_dim
+    else:
+        frames, channels = (frames - first) * coder.config.temporal_factor, coder.config.out_channels
+    size = (extent // stage.inputs * stage.outputs for extent in (height, width))
+    return jnp.zeros((batch, first + frames, *size, channels), jnp.float32)
 
 
-def _scales(coder: VAECoder, method: Method) -> tuple[int, int]:
-    """Input and output pixels per latent, along height and width."""
-    factor = coder.config.spatial_factor
-    return (factor, 1) if method == "encode" else (1, factor)
+def _tiles(coder: VAECoder, stage: Stage, shape: tuple[int, ...]) -> list[Tile]:
+    """The tiles of a stage's input of `shape`."""
+    overlap = coder.tiling.overlap // coder.config.spatial_factor
+    cuts = []
+    for size, extent in zip(stage.size, shape[2:4], strict=True):
+        starts = spread(size, overlap, extent // stage.inputs)
+        shares = blend([start * stage.outputs for start in starts], size * stage.outputs)
+        cuts.append(list(zip(starts, shares, strict=True)))
+    return [Tile(y, x, rows, columns) for y, rows in cuts[0] for x, columns in cuts[1]]
 
 
-def _tiles(coder: VAECoder, method: Method, shape: tuple[int, ...]) -> tuple[list[Tile], tuple[int, int]]:
-    """All tiles of an input of `shape`, and their height and width in latents."""
-    inputs, outputs = _scales(coder, method)
-    factor = coder.config.spatial_factor
-    cuts, size = [], []
-    for extent in (shape[2] // inputs, shape[3] // inputs):
-        tiling = coder.tiling or Tiling(extent * factor, 0)
-        tiling = Tiling(tiling.size // factor, tiling.overlap // factor)
-        size.append(min(tiling.size, extent))
-        starts = tiling.starts(extent)
-        cuts.append(list(zip(starts, _shares(starts, size[-1], extent, outputs), strict=True)))
-    tiles = [Tile(y, x, rows, columns) for y, rows in cuts[0] for x, columns in cuts[1]]
-    return tiles, (size[0], size[1])
+def spread(size: int, overlap: int, extent: int) -> list[int]:
+    """Where tiles of `size` begin along `extent`: evenly, both ends covered, neighbours sharing `overlap`."""
+    last = extent - size
+    steps = -(-last // max(1, size - overlap))
+    return [last * i // steps for i in range(steps + 1)] if steps else [0]
 
 
-def _shares(starts: list[int], size: int, extent: int, scale: int) -> list[np.ndarray]:
-    """Each tile's share of every position it covers: tents over the tiles, divided by their sum.
+def blend(starts: list[int], size: int) -> list[np.ndarray]:
+    """Each tile's share of every position that it covers: tents over the tiles, divided by their sum.
 
     Where two tiles overlap by at most half, that is a linear blend over just the overlap.
     """
-    centres = np.arange(size * scale) + 0.5
-    tent = np.minimum(centres, size * scale - centres)
-    total = np.zeros(extent * scale)
+    centres = np.arange(size) + 0.5
+    tent = np.minimum(centres, size - centres)
+    total = np.zeros(starts[-1] + size)
     for start in starts:
-        total[start * scale :][: len(tent)] += tent
-    return [(tent / total[start * scale :][: len(tent)]).astype(np.float32) for start in starts]
+        total[start : start + size] += tent
+    return [(tent / total[start : start + size]).astype(np.float32) for start in starts]

@@ -73,6 +73,11 @@ class VAEConfig:
         """Pixel frames per latent frame after the first."""
         return 2 ** sum(self.temporal_downsample)
 
+    @property
+    def top_dim(self) -> int:
+        """Channels at latent resolution."""
+        return self.base_dim * self.dim_mult[-1]
+
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a video of temporal_factor * n + 1 pixel frames; raises on other counts."""
         factor = self.temporal_factor
