@@ -45,7 +45,9 @@ def compiled(config, frames=T, num_cond=0, cached=0, precision=FLOAT32):
 def flops_row(case, config, frames, num_cond, cached):
     """FLOPs of one forward over the least that the arithmetic needs."""
     program, _ = compiled(config, frames, num_cond, cached)
-    counted = count_flops(program).total
+    found = count_flops(program)
+    assert not found.uncounted, found.uncounted
+    counted = found.total
     least = forward_flops(config, Geometry((frames, H, W), num_cond, cached), TEXT)
     figures = {"compiled_PFLOP": counted / 1e15, "least_PFLOP": least / 1e15}
     return Row(case, ratio=counted / least, minimum=1.0, goal=1.05, figures=figures), counted, least

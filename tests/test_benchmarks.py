@@ -9,9 +9,7 @@ from benchmarks import common
 
 def test_alternate_calls_every_candidate_once_a_round_in_changing_order():
     calls = []
-    times = common.alternate(
-        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=1
-    )
+    times = common.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=1)
     assert "".join(calls) == "ba" + "ab" + "ba" + "ab"
     assert [len(values) for values in times.values()] == [3, 3]
 
@@ -33,9 +31,7 @@ def test_write_keeps_rows_environment_and_missed_goals(tmp_path, capsys):
         common.Row("large", ratio=2.0, goal=1.0, figures={"peak_mib": 3}),
         common.Row("reported only", ratio=1.5),
     )
-    path = common.write(
-        common.Result("demo", "A table", over="ours / theirs", rows=rows, notes="Noted."), tmp_path
-    )
+    path = common.write(common.Result("demo", "A table", over="ours / theirs", rows=rows, notes="Noted."), tmp_path)
     record = json.loads(path.read_text())
     assert [row["met"] for row in record["rows"]] == [True, False, None]
     assert {"cpu", "cores", "backend", "devices", "python", "system", "versions", "commit"} == set(
@@ -49,7 +45,5 @@ def test_write_keeps_rows_environment_and_missed_goals(tmp_path, capsys):
 
 def test_write_refuses_a_ratio_that_is_no_number(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        common.write(
-            common.Result("bad", "A table", over="x", rows=(common.Row("a", float("nan")),)), tmp_path
-        )
+        common.write(common.Result("bad", "A table", over="x", rows=(common.Row("a", float("nan")),)), tmp_path)
     assert not (tmp_path / "bad.json").exists()

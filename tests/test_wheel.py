@@ -44,9 +44,7 @@ def installed(built, tmp_path_factory) -> pathlib.Path:
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, with_pip=False)
     scheme = "nt" if os.name == "nt" else "venv"
-    where = {
-        key: pathlib.Path(sysconfig.get_path(key, scheme, {"base": home})) for key in ("purelib", "scripts")
-    }
+    where = {key: pathlib.Path(sysconfig.get_path(key, scheme, {"base": home})) for key in ("purelib", "scripts")}
     (where["purelib"] / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (wheel,) = built.glob("*.whl")
     python = where["scripts"] / "python"

@@ -36,6 +36,8 @@ LONGEST_PAUSE = 60
 # A source up to this much faster or slower than asked for keeps its frames: 15.015 for 15 is not worth a skip.
 SAME_RATE = Fraction(101, 100)
 _UPRIGHT = (1, 0, 0, 1)
+# Titles that are not UTF-8 are no reason to refuse a video; from version 19 on PyAV thinks so too and has no option.
+_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
@@ -188,7 +190,7 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
     if not path.is_file():
         raise InputError(f"video {path}: no such file")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(str(path), **_LENIENT)
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"video {path}: is not a readable video ({_reason(error)}); convert it to mp4") from error
     with container:

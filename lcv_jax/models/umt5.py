@@ -118,8 +118,10 @@ class TextStates:
     mask: Array
 
     def checked(self) -> "TextStates":
-        """The same as JAX arrays, the mask as bool; raises InputError on shapes that do not fit together."""
-        states, mask = jnp.asarray(self.states), jnp.asarray(self.mask)
+        """The same as JAX arrays, the mask as bool, all True where none was given; raises InputError on shapes that do
+        not fit together."""
+        states = jnp.asarray(self.states)
+        mask = jnp.ones(states.shape[:2], bool) if self.mask is None else jnp.asarray(self.mask)
         if states.ndim != 3 or not jnp.issubdtype(states.dtype, jnp.floating):
             raise InputError(
                 f"text states: shape {states.shape}, dtype {states.dtype}; expected floats of shape "

@@ -104,9 +104,7 @@ def _valid_3d(frames: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _start_2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Tap 2 - d meets the frame d steps back; where that lies before the video nothing is computed."""
-    wide = x.astype(
-        jnp.promote_types(x.dtype, jnp.float32)
-    )  # a CPU has no narrower products: sum the taps wide
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # a CPU has no narrower products: sum the taps wide
     steps = x.shape[1]
     y = conv2d(wide, kernel[2].astype(wide.dtype))
     for delay in range(1, min(3, steps)):

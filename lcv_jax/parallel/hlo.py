@@ -158,9 +158,7 @@ def _own(computation: Computation, instruction: Instruction) -> Iterator[_Work]:
         kind = instruction.attribute("custom_call_target").strip('"')
         flops = _custom_call(computation, instruction)
     elif "dot" in kind.split("-"):  # ragged-dot, scaled-dot
-        raise InputError(
-            f"{instruction.name!r}: products of kind {kind!r} are not counted; write it as a dot"
-        )
+        raise InputError(f"{instruction.name!r}: products of kind {kind!r} are not counted; write it as a dot")
     else:
         return
     yield _Work(kind, flops, 1, computation.name, instruction.source)
@@ -230,9 +228,7 @@ class _Window:
         for tap in range(kernel):
             first = tap * self.kernel_dilation - self.low
             places = range(first, first + out * self.stride, self.stride)
-            count += sum(
-                0 <= place <= (image - 1) * self.dilation and place % self.dilation == 0 for place in places
-            )
+            count += sum(0 <= place <= (image - 1) * self.dilation and place % self.dilation == 0 for place in places)
         return count
 
 

@@ -123,8 +123,7 @@ def _instruction(name: str, rest: str) -> Instruction:
     opcode = _OPCODE.match(rest, end)
     close = _closing(rest, opcode.end() - 1)
     shapes = tuple(
-        tuple(int(size.removeprefix("<=")) for size in sizes.split(",") if size)
-        for sizes in _ARRAY.findall(rest[:end])
+        tuple(int(size.removeprefix("<=")) for size in sizes.split(",") if size) for sizes in _ARRAY.findall(rest[:end])
     )
     return Instruction(name, opcode[1], shapes, rest[opcode.end() : close], rest[close + 1 :])
 
@@ -143,6 +142,4 @@ def _closing(text: str, start: int) -> int:
             depth -= 1
             if depth == 0:
                 return index
-    raise InputError(
-        f"unbalanced {opening!r} in the HLO line that starts {text[:60]!r}: the text is truncated"
-    )
+    raise InputError(f"unbalanced {opening!r} in the HLO line that starts {text[:60]!r}: the text is truncated")

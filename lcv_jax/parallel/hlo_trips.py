@@ -49,9 +49,7 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     return None
 
 
-def _bounds(
-    module: Module, computation: Computation, loop: Instruction, side: _Scalar
-) -> tuple[int, int] | None:
+def _bounds(module: Module, computation: Computation, loop: Instruction, side: _Scalar) -> tuple[int, int] | None:
     """Value at the first test and step per iteration of one side of the loop's comparison."""
     if side.index is None:
         return side.offset, 0

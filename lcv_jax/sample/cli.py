@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-import lcv_jax
+from lcv_jax import __version__
 from lcv_jax.data import files, images, video, video_writer
 from lcv_jax.errors import InputError
 from lcv_jax.sample import jobs
@@ -265,7 +265,7 @@ def _settings(task: Common, job: Job) -> dict[str, Any]:
     for name in ("out", "prompts", "videos_per_prompt", "save_latents", "compile_cache"):
         del given[name]
     given |= {"prompt": job.prompt, "negative_prompt": job.negative_prompt, "seed": job.seed}
-    versions = {"lcv_jax": lcv_jax.__version__} | {name: metadata.version(name) for name in ("jax", "flax")}
+    versions = {"lcv_jax": __version__} | {name: metadata.version(name) for name in ("jax", "flax")}
     return json.loads(json.dumps({"task": type(task).__name__.lower(), **given, "versions": versions}))
 
 

@@ -80,6 +80,7 @@ def test_time_embedding(goldens, config, params):
     close(state["t_emb"][0][0], g["t_emb"])
 
 
+@pytest.mark.smoke
 def test_text_to_video(goldens, config, params):
     g = goldens("dit_t2v")
     velocity, state = forward(config, params)(*inputs(g))
@@ -137,6 +138,7 @@ def test_condition_pass_fills_the_cache_before_rotation(goldens, config, conditi
     assert condition_pass.cache.frames == int(g["num_cond_latents"])
 
 
+@pytest.mark.smoke
 def test_continuation_with_and_without_cache(goldens, config, params, condition_pass):
     g = goldens("dit_vc")
     n = int(g["num_cond_latents"])

@@ -48,6 +48,8 @@ def test_chunked_gradient_equals_the_whole(monkeypatch):
 
 def test_large_logits_are_chunked_by_themselves(monkeypatch, caplog):
     monkeypatch.setattr(attention, "LOGITS_BUDGET", 64)
+    attention._log_once.cache_clear()
+    attention._choose.cache_clear()
     q, k, v = _inputs(N=11)
     with caplog.at_level("INFO"):
         text = str(jax.make_jaxpr(dense_attention)(q, k, v))

@@ -118,9 +118,7 @@ def test_upsampling_does_four_ninths_of_the_arithmetic():
     assert flops(conv.upsample_conv2d) * 9 == flops(upsample_plain) * 4
 
 
-@pytest.mark.parametrize(
-    ("frames", "stride", "steps"), [(6, 1, 4), (7, 2, 3), (6, 2, 2), (2, 1, 0), (1, 2, 0)]
-)
+@pytest.mark.parametrize(("frames", "stride", "steps"), [(6, 1, 4), (7, 2, 3), (6, 2, 2), (2, 1, 0), (1, 2, 0)])
 def test_temporal_convolution(frames, stride, steps):
     x, kernel = normal(0, 2, frames, 2, 2, 3), normal(1, 3, 1, 1, 3, 4)
     y = conv.temporal_conv(x, kernel, stride=stride)

@@ -52,9 +52,7 @@ class TestProducts:
 
     def test_convolution(self, dtype):
         def convolve(image, kernel):
-            return lax.conv_general_dilated(
-                image, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            return lax.conv_general_dilated(image, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
         flops = count_flops(compiled(convolve, (2, 10, 12, 8), (3, 3, 8, 24), dtype=dtype))
         assert (flops.total, flops.dots) == (2 * (2 * 8 * 10 * 24) * (3 * 3 * 8), 0)
@@ -94,9 +92,7 @@ def test_a_convolution_counts_what_xla_counts():
     ]
     for case in cases:
         groups = case[-1]
-        program = compiled(
-            lambda a, b, case=case: convolve(a, b, *case), (2, 9, 7, 8), (3, 3, 8 // groups, 6)
-        )
+        program = compiled(lambda a, b, case=case: convolve(a, b, *case), (2, 9, 7, 8), (3, 3, 8 // groups, 6))
         assert count_flops(program).total == program.cost_analysis()["flops"], case
 
 
@@ -260,9 +256,7 @@ class TestCustomCalls:
         flops = count_flops(text)
         assert (flops.total, flops.dots, flops.uncounted) == (2 * 3 * 8 * 16 * 32, 2 * 3 * 8 * 16 * 32, {})
 
-    @pytest.mark.parametrize(
-        ("target", "products"), [("__cudnn$fmhaSoftmax", 2), ("__cudnn$fmhaSoftmaxBackward", 5)]
-    )
+    @pytest.mark.parametrize(("target", "products"), [("__cudnn$fmhaSoftmax", 2), ("__cudnn$fmhaSoftmaxBackward", 5)])
     def test_fused_attention(self, target, products):
         text = entry(
             "%q = bf16[2,32,4,16]{3,2,1,0} parameter(0)",
@@ -292,9 +286,7 @@ class TestCustomCalls:
 class TestText:
     def test_what_is_no_optimised_hlo_raises(self):
         lowered = jax.jit(jnp.matmul).lower(jnp.ones((2, 2)), jnp.ones((2, 2)))
-        with pytest.raises(
-            InputError, match=r"no ENTRY computation .* pass jax.jit\(f\).lower\(...\).compile\(\)"
-        ):
+        with pytest.raises(InputError, match=r"no ENTRY computation .* pass jax.jit\(f\).lower\(...\).compile\(\)"):
             count_flops(lowered)
 
     def test_a_truncated_line_raises(self):

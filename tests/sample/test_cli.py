@@ -80,6 +80,7 @@ def test_image_to_video_of_an_image_with_alpha(run, tmp_path):
 
 
 @pytest.mark.parametrize(("native", "size"), [([], (48, 32)), (["--native-size"], (64, 36))])
+@pytest.mark.smoke
 def test_continuation_stands_behind_the_input(run, moving, tmp_path, native, size):
     options = ["--num-cond-frames", "5", "--num-frames", "9", "--enhance-hf", "off", "--guidance", "1", *native]
     run("vc", "--video", "in.mp4", "--prompt", "a cat", "--out", "x.mp4", *options)
