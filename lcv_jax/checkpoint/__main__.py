@@ -23,9 +23,9 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 class Import:
     """Turn a checkpoint of the official layout (or a hub id) into ours."""
 
-    src: tyro.conf.Positional[str]
+    src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """Folder of the official layout, or a hub id."""
-    dst: tyro.conf.Positional[str]
+    dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """New folder."""
     dtype: Literal["bfloat16", "float32", "keep"] | None = None
     """Of the weights; by default bfloat16 for DiT and text encoder, and the VAE as it is."""
@@ -46,9 +46,9 @@ class Import:
 class Export:
     """Turn a checkpoint of our layout into the official one, bit for bit."""
 
-    src: tyro.conf.Positional[str]
+    src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """Folder of our layout."""
-    dst: tyro.conf.Positional[str]
+    dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """New folder."""
     max_shard_size: str = "5GB"
     """Tensor bytes in one file: a number with KB, MB, GB, KiB, MiB or GiB."""
@@ -65,7 +65,7 @@ class Export:
 class Inspect:
     """List tensors, dtypes, bytes and parameters; reads headers only."""
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A checkpoint, a model's folder, a safetensors file, or a name such as longcat-13b."""
 
     def run(self) -> int:
@@ -77,9 +77,9 @@ class Inspect:
 class Verify:
     """Compare a checkpoint's models with arrays dumped from another implementation (docs/verify.md)."""
 
-    path: tyro.conf.Positional[str]
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A checkpoint or one model's folder, in either layout."""
-    reference: str
+    reference: Annotated[str, tyro.conf.arg(metavar="NPZ")]
     """npz file of inputs and outputs."""
     tolerance: float = 1e-3
     """Largest error allowed, in standard deviations of the reference."""

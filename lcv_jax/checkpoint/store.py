@@ -56,12 +56,21 @@ class _LazyHandler(_types.NumpyHandler):
 
 
 def save(folder: os.PathLike[str] | str, tensors: Mapping[str, TensorInfo], read: Callable[[str], np.ndarray]) -> None:
-    """Writes the Orbax checkpoint `folder`, which must not exist; `read(name)` gives one tensor."""
+    """Writes the Orbax checkpoint `folder`, which must not exist; `read(name)` gives one tensor.
+
+    Raises InputError when it cannot be written; what `read` raises passes through.
+    """
     registry = _types.create_type_handler_registry((LazyTensor, _LazyHandler()), (jax.Array, _types.ArrayHandler()))
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=registry)
     tree = {name: LazyTensor(info, functools.partial(read, name)) for name, info in tensors.items()}
-    with _quiet(), ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(pathlib.Path(folder).absolute(), args=ocp.args.PyTreeSave(tree))
+    try:
+        with _quiet(), ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(pathlib.Path(folder).absolute(), args=ocp.args.PyTreeSave(tree))
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder}: cannot be written ({reason}): make room, or choose another place") from error
 
 
 @contextlib.contextmanager

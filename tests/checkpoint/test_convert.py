@@ -238,6 +238,35 @@ def test_damaged_store(ours, tmp_path):
         store.OrbaxSource(tmp_path / "nothing")
 
 
+def test_store_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    tensors = {"x": TensorInfo((2,), np.dtype("float32"))}
+    with pytest.raises(InputError, match=r"file/params: cannot be written .*choose another place"):
+        store.save(tmp_path / "file" / "params", tensors, lambda name: np.zeros(2, np.float32))
+
+
+def test_disk_that_fills_up_while_a_tensor_is_written(tmp_path):
+    """A limit on the size of files stands for the full disk."""
+    code = """
+import resource, signal, sys
+import numpy as np
+from lcv_jax.checkpoint import store
+from lcv_jax.checkpoint.tensorfile import TensorInfo
+from lcv_jax.errors import InputError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+tensors = {name: TensorInfo((size,), np.dtype("float32")) for name, size in (("a", 10), ("b", 10**6), ("c", 10))}
+try:
+    store.save(sys.argv[1], tensors, lambda name: np.zeros(tensors[name].shape, np.float32))
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "params")], capture_output=True, text=True)
+    assert "params: cannot be written" in done.stdout, done.stderr[-2000:]
+    assert not (tmp_path / "params").exists()
+
+
 _SLOW_IMPORT = """
 import sys, time
 from lcv_jax.checkpoint import convert
