@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 
 from lcv_jax import Pipeline, TextStates
+from lcv_jax.checkpoint import convert
 from lcv_jax.errors import InputError
 
 SMALL = {"size": (32, 48), "num_frames": 5, "steps": 2, "max_text_tokens": 16}
@@ -105,6 +106,13 @@ def test_adapters_can_be_scaled_and_are_named(pipe, checkpoint_dir):
     assert np.abs(base - pipe.velocity(z, t, text, loras=("half",))).max() > 1e-3
     with pytest.raises(InputError, match="LoRA 'mine' is not loaded"):
         pipe.velocity(z, t, text, loras=("mine",))
+
+
+def test_our_layout_gives_the_same_bits(pipe, checkpoint_dir, tmp_path):
+    convert.import_checkpoint(checkpoint_dir, tmp_path / "ours", dtype="keep")
+    ours = Pipeline.from_pretrained(tmp_path / "ours", dtype="float32")
+    run = {**SMALL, "output": "latents", "distilled": True, "num_frames": 1}
+    np.testing.assert_array_equal(ours.text_to_video("a cat", **run), pipe.text_to_video("a cat", **run))
 
 
 def test_the_readmes_example_runs(request, monkeypatch):
