@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 
 import jax
 import ml_dtypes
@@ -145,6 +146,22 @@ def test_any_tensors_survive_store_and_shards(tmp_path_factory, shapes, dtype, m
     assert bits(stored) == expected
     convert.write_shards(folder, "model", stored.tensors, stored.read, max_shard_size)
     assert bits(SafetensorsSource(folder)) == expected
+
+
+def test_two_tensors_at_most_are_held(tmp_path):
+    """What bounds an import's memory: when a tensor is read, only the one before it is still being written."""
+    tensors = {f"t{i}": TensorInfo((1000,), np.dtype("float32")) for i in range(12)}
+    held, alive = [], []
+
+    def read(name):
+        alive.append(sum(ref() is not None for ref in held))
+        array = np.full(1000, len(held), np.float32)
+        held.append(weakref.ref(array))
+        return array
+
+    store.save(tmp_path / "params", tensors, read)
+    assert len(alive) == 12
+    assert max(alive) <= 1
 
 
 def test_split_by_hand():
