@@ -46,8 +46,7 @@ def causal_conv3d(x: jax.Array, kernel: jax.Array, past: jax.Array | None = None
     """
     if past is None:
         return lax.platform_dependent(x, kernel, cpu=_start_2d, default=_start_3d)
-    frames = jnp.concatenate([past, x], axis=1)
-    return lax.platform_dependent(frames, kernel, cpu=_valid_2d, default=_valid_3d)
+    return lax.platform_dependent(past, x, kernel, cpu=_later_2d, default=_later_3d)
 
 
 def temporal_conv(frames: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
@@ -98,7 +97,8 @@ def _start_3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (1, 1, 1), ((2, 0), *_SAME), dimension_numbers=_AXES_3D)
 
 
-def _valid_3d(frames: jax.Array, kernel: jax.Array) -> jax.Array:
+def _later_3d(past: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    frames = jnp.concatenate([past, x], axis=1)
     return lax.conv_general_dilated(frames, kernel, (1, 1, 1), ((0, 0), *_SAME), dimension_numbers=_AXES_3D)
 
 
@@ -113,8 +113,11 @@ def _start_2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.astype(x.dtype)
 
 
-def _valid_2d(frames: jax.Array, kernel: jax.Array) -> jax.Array:
-    wide = frames.astype(jnp.promote_types(frames.dtype, jnp.float32))
-    steps = frames.shape[1] - 2
-    taps = [conv2d(wide[:, k : k + steps], kernel[k].astype(wide.dtype)) for k in range(3)]
-    return (taps[0] + taps[1] + taps[2]).astype(frames.dtype)
+def _later_2d(past: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Each tap joins its own frames: one copy each for two taps, none for the last."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    past, frames, kernel = past.astype(wide), x.astype(wide), kernel.astype(wide)
+    y = conv2d(frames, kernel[2])
+    for k in range(2):
+        y += conv2d(jnp.concatenate([past[:, k:], frames], axis=1)[:, : x.shape[1]], kernel[k])
+    return y.astype(x.dtype)

@@ -54,9 +54,9 @@ def test_causal_convolution_and_its_gradients(frames, started):
 
 
 def test_both_forms_agree():
-    x, kernel = normal(0, 1, 4, 4, 4, 3), normal(1, 3, 3, 3, 3, 2)
+    x, kernel, past = normal(0, 1, 4, 4, 4, 3), normal(1, 3, 3, 3, 3, 2), normal(2, 1, 2, 4, 4, 3)
     np.testing.assert_allclose(conv._start_2d(x, kernel), conv._start_3d(x, kernel), atol=2e-5)
-    np.testing.assert_allclose(conv._valid_2d(x, kernel), conv._valid_3d(x, kernel), atol=2e-5)
+    np.testing.assert_allclose(conv._later_2d(past, x, kernel), conv._later_3d(past, x, kernel), atol=2e-5)
 
 
 @pytest.mark.parametrize(("platform", "convolutions", "axes"), [("cuda", 1, 5), ("tpu", 1, 5), ("cpu", 3, 4)])
