@@ -18,7 +18,16 @@ from lcv_jax.models.vae_coding import Tiling, VAECoder, blend, spread
 
 DEEP = VAEConfig(4, 2, (1, 1, 2), 1, (True, True), (0.0, 0.0), (1.0, 1.0))
 SHALLOW = VAEConfig(4, 2, (1, 2), 1, (True,), (0.0, 0.0), (1.0, 1.0))
-LATENTS = 5
+LATENTS = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Most of the time here is compilation, which less optimisation halves."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def random_params(config):
@@ -55,22 +64,22 @@ def cut(array, cuts):
 
 
 @settings(max_examples=12, deadline=None)
-@given(chunk=st.sampled_from([1, 2]), cuts=st.sets(st.integers(1, 16)), device=st.sampled_from([np, jnp]))
+@given(chunk=st.sampled_from([1, 3]), cuts=st.sets(st.integers(1, 12)), device=st.sampled_from([np, jnp]))
 def test_streamed_encoding_equals_the_whole(deep, chunk, cuts, device):
     params, (video, whole), _ = deep
     pieces = (device.asarray(piece) for piece in cut(video, cuts))
     posteriors = list(VAECoder(DEEP, FLOAT32, chunk=chunk).encode_stream(params, pieces))
-    assert [p.mean.shape[1] for p in posteriors] == ([1] * 5 if chunk == 1 else [2, 2, 1])
+    assert [p.mean.shape[1] for p in posteriors] == ([1] * 4 if chunk == 1 else [3, 1])
     np.testing.assert_allclose(np.concatenate([p.mean for p in posteriors], 1), whole.mean, atol=1e-5)
     np.testing.assert_allclose(np.concatenate([p.logvar for p in posteriors], 1), whole.logvar, atol=1e-5)
 
 
 @settings(max_examples=12, deadline=None)
-@given(chunk=st.sampled_from([1, 2]), cuts=st.sets(st.integers(1, LATENTS - 1)))
+@given(chunk=st.sampled_from([1, 3]), cuts=st.sets(st.integers(1, LATENTS - 1)))
 def test_streamed_decoding_equals_the_whole(deep, chunk, cuts):
     params, _, (z, whole) = deep
     pieces = list(VAECoder(DEEP, FLOAT32, chunk=chunk).decode_stream(params, cut(z, cuts)))
-    assert [p.shape[1] for p in pieces] == ([1, 4, 4, 4, 4] if chunk == 1 else [5, 8, 4])
+    assert [p.shape[1] for p in pieces] == ([1, 4, 4, 4] if chunk == 1 else [9, 4])
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=1e-5)
 
 
@@ -98,9 +107,8 @@ def test_a_stream_takes_no_more_than_it_needs_and_never_ends_by_itself(shallow):
 
 
 def test_a_tile_as_large_as_the_picture_changes_nothing(shallow):
-    video, z = np.tanh(normal(0, 1, 3, 8, 8, 3)), normal(1, 1, 2, 4, 4, 2)
+    z = normal(1, 1, 1, 4, 3, 2)
     plain, tiled = VAECoder(SHALLOW, FLOAT32), VAECoder(SHALLOW, FLOAT32, Tiling(8, 2))
-    np.testing.assert_array_equal(plain.encode(shallow, video).mean, tiled.encode(shallow, video).mean)
     np.testing.assert_array_equal(plain.decode(shallow, z), tiled.decode(shallow, z))
 
 
@@ -114,26 +122,24 @@ def test_tiles_differ_near_their_edges_only_and_little_where_they_overlap(shallo
         return np.asarray(y if method == "decode" else y.mean)
 
     whole = run(None)
-    separate, overlapping = (np.abs(run(Tiling(48, overlap)) - whole) for overlap in (0, 24))
-    assert separate.max() == overlapping.max()  # two tiles of 48 spread over 64 overlap by 32 anyway
-    butted = np.abs(run(Tiling(32, 0)) - whole)
+    butted, overlapping = (np.abs(run(tiling) - whole) for tiling in (Tiling(32, 0), Tiling(48, 32)))
     assert butted.max() > 3 * overlapping.max() > 0
     if method == "decode":  # its tiled half is the last: beyond the convolutions' reach nothing changes
-        corner = butted[:, :, :18, :18]
-        np.testing.assert_allclose(corner, 0, atol=1e-6)
+        np.testing.assert_allclose(butted[:, :, :18, :18], 0, atol=1e-6)
         assert overlapping.mean() < 0.01 * whole.std()
 
 
-def test_streamed_tiles_equal_whole_tiles(shallow):
-    tiling = Tiling(16, 4)
-    whole, stream = VAECoder(SHALLOW, FLOAT32, tiling), VAECoder(SHALLOW, FLOAT32, tiling, chunk=2)
-    video, z = np.tanh(normal(0, 1, 7, 24, 12, 3)), normal(1, 1, 4, 12, 6, 2)
-    posteriors = list(stream.encode_stream(shallow, [video]))
-    np.testing.assert_allclose(
-        np.concatenate([p.mean for p in posteriors], axis=1), whole.encode(shallow, video).mean, atol=1e-5
-    )
-    decoded = np.concatenate(list(stream.decode_stream(shallow, [z])), axis=1)
-    np.testing.assert_allclose(decoded, whole.decode(shallow, z), atol=1e-5)
+@pytest.mark.parametrize("method", [pytest.param("encode", marks=pytest.mark.slow), "decode"])
+def test_streamed_tiles_equal_whole_tiles(shallow, method):
+    whole, stream = (VAECoder(SHALLOW, FLOAT32, Tiling(16, 4), chunk) for chunk in (1, 2))
+    if method == "encode":
+        video = np.tanh(normal(0, 1, 7, 24, 12, 3))
+        pieces = [p.mean for p in stream.encode_stream(shallow, [video])]
+        expected = whole.encode(shallow, video).mean
+    else:
+        z = normal(1, 1, 4, 12, 6, 2)
+        pieces, expected = list(stream.decode_stream(shallow, [z])), whole.decode(shallow, z)
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, atol=1e-5)
 
 
 def test_coding_runs_inside_jit_and_returns_float32_from_bfloat16(shallow):
