@@ -8,8 +8,11 @@ compiles at most three shapes: the start, the steady chunk, and a shorter tail.
 Tiles bound the activations in space too. Only the fine half of the model is tiled, where nearly all memory
 goes; the coarse half, with its attention over whole frames, always sees the whole picture at latent
 resolution. Near its edge a tile lacks what lies beyond, so neighbours overlap and are blended linearly:
-approximate, exact when one tile covers the picture. The state of a stream, two frames before every
-convolution, is kept for all tiles.
+approximate, exact when one tile covers the picture. Mean error over standard deviation, measured with a
+narrow model of random weights on 192 x 192 pixels, of decoded pixels and of encoded means: tiles of 128 that
+overlap by 64: 1.0 % and 1.4 %; 96 by 48: 2.3 % and 2.8 %; 64 by 32: 5.4 % and 6.6 %. The state of a stream,
+two frames before every convolution, is kept for all tiles. With several tiles each half compiles its own
+shapes.
 """
 
 import dataclasses
