@@ -2,11 +2,17 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 CHECKPOINT = GOLDENS / "checkpoint"
+
+
+def pytest_configure():
+    # Most of the suite's time is XLA compiling small programs, and less of it changes no result beyond rounding.
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
