@@ -1,5 +1,6 @@
 """In which dtype parameters are kept, layers compute and outputs come out."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -20,6 +21,13 @@ class Precision:
     param: jnp.dtype
     compute: jnp.dtype
     output: jnp.dtype
+
+    def products(self) -> contextlib.AbstractContextManager:
+        """To be entered while a model is traced: a float32 model multiplies in full float32 on every backend, not in
+        TF32 or passes of bfloat16. Every model enters it in its own methods, so callers need not."""
+        if self.compute == jnp.float32:
+            return jax.default_matmul_precision("highest")
+        return contextlib.nullcontext()
 
     @classmethod
     def named(cls, name: str | None) -> "Precision":
