@@ -11,7 +11,6 @@ the "intermediates" collection: `apply(..., mutable="intermediates")` returns th
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -22,8 +21,8 @@ from lcv_jax.errors import InputError
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.layers import Dense, LayerNorm, RMSNorm, layer_norm
 from lcv_jax.models.precision import Precision
-from lcv_jax.ops.attention import dense_attention
-from lcv_jax.ops.rope import rope_angles, rotate
+from lcv_jax.ops.attention import Attention, dense_attention
+from lcv_jax.ops.rope import Rope, rope, rotate
 
 Array = jax.Array
 F32 = jnp.float32
@@ -35,8 +34,8 @@ Grid = tuple[int, int, int]
 class KVCache:
     """Keys (after k_norm, BEFORE rotation) and values of the condition tokens, of every layer.
 
-    k, v: (layers, B, frames * H/2 * W/2, h, d); B is the running batch or 1, which serves any. frames: condition
-    latent frames.
+    k, v: (layers, B, frames * H/2 * W/2, h, d). B divides the running batch: 1 serves any, and that of the prompts
+    serves a guided batch, the negative prompts' rows first. frames: condition latent frames.
     """
 
     k: Array
@@ -76,12 +75,12 @@ class Geometry:
 
 
 class DiT(nn.Module):
-    """The velocity network. attention: called as attention(q, k, v, grid_q=, grid_k=) for self-attention, q (B, N, h,
-    d) in raster order over grid_q, k and v over grid_k (the grids' last frames coincide); the default is dense."""
+    """The velocity network. attention: among the video's tokens; cross_attention: of video tokens to text tokens."""
 
     config: DiTConfig
     precision: Precision
-    attention: Callable[..., Array] = dense_attention
+    attention: Attention = dense_attention
+    cross_attention: Attention = dense_attention
 
     @nn.compact
     def __call__(
@@ -100,20 +99,26 @@ class DiT(nn.Module):
         0 for condition frames. text_states: (B, L, caption_channels). text_mask: (B, L) bool, None attends to all L.
         num_cond: condition frames at the front of latents; with a cache it may be left out, else must be the cache's.
         """
-        cond = _check_cond(latents.shape[1], num_cond, cache)
-        geometry = Geometry(self._grid(latents), cond, 0 if cache is None else cache.frames)
-        y, mask = self._embed_text(text_states, text_mask)
-        return self._run(latents, t, geometry, (y, mask), cache)[0]
+        grid = self._grid(latents)
+        self._check(latents, t, text_states, text_mask)
+        cond = _check_cond(latents.shape[:2], grid, num_cond, cache)
+        geometry = Geometry(grid, cond, 0 if cache is None else cache.frames)
+        with self.precision.products():
+            text = self._embed_text(text_states, text_mask)
+            return self._run(latents, t, geometry, text, cache)[0]
 
     @nn.compact
     def condition(self, latents: Array) -> ConditionPass:
         """One pass over clean condition latents (B, n, H, W, C) at t = 0 without text, which fills the cache."""
         geometry = Geometry(self._grid(latents))
         t = jnp.zeros(latents.shape[:2], F32)
-        velocity, (k, v) = self._run(latents, t, geometry, None, None)
+        with self.precision.products():
+            velocity, (k, v) = self._run(latents, t, geometry, None, None)
         return ConditionPass(velocity, KVCache(k, v, latents.shape[1]))
 
     def _grid(self, latents: Array) -> Grid:
+        if latents.ndim != 5:
+            raise InputError(f"latents {latents.shape}: expected five axes (B, T, H, W, C)")
         _, T, H, W, C = latents.shape
         _, p, q = self.config.patch_size
         if self.config.in_channels != C or H % p or W % q:
@@ -122,6 +127,15 @@ class DiT(nn.Module):
                 f"and W by {q}"
             )
         return T, H // p, W // q
+
+    def _check(self, latents: Array, t: Array, text: Array, mask: Array | None) -> None:
+        B, T = latents.shape[:2]
+        if t.shape != (B, T):
+            raise InputError(f"t {t.shape}: expected (B, T) = {(B, T)}, one for each latent frame")
+        if text.ndim != 3 or text.shape[0] != B or text.shape[2] != self.config.caption_channels:
+            raise InputError(f"text states {text.shape}: expected (B, L, D) = ({B}, L, {self.config.caption_channels})")
+        if mask is not None and mask.shape != text.shape[:2]:
+            raise InputError(f"text mask {mask.shape}: expected (B, L) = {text.shape[:2]}")
 
     def _embed_text(self, states: Array, mask: Array | None) -> tuple[Array, Array | None]:
         """Text tokens (B, L, D) and the mask that attention still needs."""
@@ -132,15 +146,22 @@ class DiT(nn.Module):
         # Zeroed, and then attended like any other token.
         return y * mask[..., None].astype(y.dtype), None
 
-    def _run(self, latents, t, geometry, text, cache):
+    def _run(
+        self,
+        latents: Array,
+        t: Array,
+        geometry: Geometry,
+        text: tuple[Array, Array | None] | None,
+        cache: KVCache | None,
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """Velocity, and without text every layer's keys and values."""
         c, p = self.config, self.precision
         x = PatchEmbedder(c.hidden_size, c.patch_size, p, name="x_embedder")(latents)
         self.sow("intermediates", "patch_embed", x)
         t_emb = TimeEmbedder(c.adaln_tembed_dim, c.frequency_embedding_size, p, name="t_embedder")(t)
         self.sow("intermediates", "t_emb", t_emb)
 
-        first = geometry.cached
-        angles = rope_angles(geometry.frames(first + geometry.grid[0]), c.head_dim)
+        tables = rope(geometry.frames(geometry.cached + geometry.grid[0]), c.head_dim)
         blocks = nn.scan(
             Block,
             variable_axes={"params": 0, "lora": 0, "intermediates": 0},
@@ -148,21 +169,28 @@ class DiT(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             out_axes=0,
             length=c.depth,
-        )(c, p, self.attention, geometry, name="blocks")
+        )(c, p, self.attention, self.cross_attention, geometry, name="blocks")
         layers = None if cache is None else (cache.k, cache.v)
-        x, keys_values = blocks(x, layers, t_emb, angles, text)
+        x, keys_values = blocks(x, layers, t_emb, tables, text)
         out = FinalLayer(c, p, geometry, name="final_layer")(x, t_emb)
         return out.astype(p.output), keys_values
 
 
-def _check_cond(frames: int, num_cond: int, cache: KVCache | None) -> int:
-    """Condition frames within the latents given."""
+def _check_cond(shape: tuple[int, int], grid: Grid, num_cond: int, cache: KVCache | None) -> int:
+    """Condition frames within the latents given; shape: their (B, T)."""
+    B, frames = shape
     if cache is None:
         if not 0 <= num_cond < frames:
             raise InputError(f"num_cond={num_cond} of {frames} latent frames: expected at least one noisy frame")
         return num_cond
     if num_cond not in (0, cache.frames):
         raise InputError(f"num_cond={num_cond}, but the cache holds {cache.frames} condition frames: leave it out")
+    rows, tokens = cache.k.shape[1:3]
+    if B % rows or tokens != cache.frames * grid[1] * grid[2]:
+        raise InputError(
+            f"the cache holds {rows} rows of {tokens} tokens: expected rows that divide the batch of {B} and "
+            f"{cache.frames} frames of {grid[1]} x {grid[2]} tokens; make it from condition latents of this size"
+        )
     return 0
 
 
@@ -237,13 +265,21 @@ class Block(nn.Module):
 
     config: DiTConfig
     precision: Precision
-    attention: Callable[..., Array]
+    attention: Attention
+    cross_attention: Attention
     geometry: Geometry
 
     @nn.compact
-    def __call__(self, x, cached, t_emb, angles, text):
-        """cached: (k, v) of this layer or None. t_emb: (B, T, E). angles: (N + cached tokens, d / 2). text: tokens
-        (B, L, D) and their mask, or None in the condition pass, which alone returns this layer's (k, v)."""
+    def __call__(
+        self,
+        x: Array,
+        cached: tuple[Array, Array] | None,
+        t_emb: Array,
+        tables: Rope,
+        text: tuple[Array, Array | None] | None,
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """cached: (k, v) of this layer or None. t_emb: (B, T, E). tables: of the cached and the given tokens. text:
+        tokens (B, L, D) and their mask, or None in the condition pass, which alone returns this layer's (k, v)."""
         c, p, g = self.config, self.precision, self.geometry
         modulation = Dense(6 * c.hidden_size, F32, p.param, kernel_init=nn.initializers.zeros, name="adaLN_modulation")(
             nn.silu(t_emb)
@@ -251,14 +287,14 @@ class Block(nn.Module):
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = jnp.split(modulation, 6, axis=-1)
 
         attn = SelfAttention(c, p, self.attention, g, name="attn")
-        y, keys_values = attn(modulate(x, shift_a, scale_a, g), cached, angles)
+        y, keys_values = attn(modulate(x, shift_a, scale_a, g), cached, tables)
         x = gated(x, gate_a, y, g)
 
         if text is not None:
             n = g.cond_tokens
             noisy = x[:, n:]
             normed = LayerNorm(p.param, name="pre_crs_attn_norm")(noisy)
-            noisy = noisy + CrossAttention(c, p, name="cross_attn")(normed, *text)
+            noisy = noisy + CrossAttention(c, p, self.cross_attention, name="cross_attn")(normed, *text)
             x = jnp.concatenate([x[:, :n], noisy], axis=1) if n else noisy
 
         y = SwiGLU(c, p, name="ffn")(modulate(x, shift_f, scale_f, g))
@@ -288,11 +324,14 @@ class SelfAttention(nn.Module):
 
     config: DiTConfig
     precision: Precision
-    attention: Callable[..., Array]
+    attention: Attention
     geometry: Geometry
 
     @nn.compact
-    def __call__(self, x: Array, cached: tuple[Array, Array] | None, angles: Array):
+    def __call__(
+        self, x: Array, cached: tuple[Array, Array] | None, tables: Rope
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Tokens (B, N, D), and their keys before rotation and values, (B, N, h, d)."""
         c, p = self.config, self.precision
         B, N, D = x.shape
         dense = functools.partial(Dense, dtype=p.compute, param_dtype=p.param)
@@ -303,10 +342,10 @@ class SelfAttention(nn.Module):
         keys_values = k, v  # keys are kept before rotation
         if cached is not None:
             k, v = (
-                jnp.concatenate([jnp.broadcast_to(old, (B, *old.shape[1:])).astype(new.dtype), new], axis=1)
+                jnp.concatenate([_rows(old, B).astype(new.dtype), new], axis=1)
                 for old, new in zip(cached, (k, v), strict=True)
             )
-        q, k = rotate(q, angles[-N:]), rotate(k, angles)
+        q, k = rotate(q, Rope(*(table[-N:] for table in tables))), rotate(k, tables)
         y = dense(D, name="proj")(self._attend(q, k, v).reshape(B, N, D))
         return y, keys_values
 
@@ -323,11 +362,17 @@ class SelfAttention(nn.Module):
         return jnp.concatenate([cond, noisy], axis=1)
 
 
+def _rows(cached: Array, B: int) -> Array:
+    """One layer's cache for a batch of B; done here, so that never more than one layer is repeated."""
+    return jnp.tile(cached, (B // cached.shape[0], 1, 1, 1))
+
+
 class CrossAttention(nn.Module):
     """Attention of video tokens (B, N, D) to text tokens (B, L, D); no rotation."""
 
     config: DiTConfig
     precision: Precision
+    attention: Attention
 
     @nn.compact
     def __call__(self, x: Array, text: Array, mask: Array | None) -> Array:
@@ -335,10 +380,10 @@ class CrossAttention(nn.Module):
         B, N, D = x.shape
         dense = functools.partial(Dense, dtype=p.compute, param_dtype=p.param)
         q = dense(D, name="q_linear")(x).reshape(B, N, c.num_heads, c.head_dim)
-        kv = dense(2 * D, name="kv_linear")(text).reshape(B, -1, 2, c.num_heads, c.head_dim)
+        kv = dense(2 * D, name="kv_linear")(text).reshape(*text.shape[:2], 2, c.num_heads, c.head_dim)
         q = RMSNorm(p.param, name="q_norm")(q)
         k = RMSNorm(p.param, name="k_norm")(kv[:, :, 0])
-        y = dense_attention(q, k, kv[:, :, 1], key_mask=mask)
+        y = self.attention(q, k, kv[:, :, 1], key_mask=mask)
         return dense(D, name="proj")(y.reshape(B, N, D))
 
 

@@ -1,4 +1,4 @@
-"""Layers of the DiT: the Dense that knows LoRA, and norms whose statistics are float32."""
+"""Layers that the models share: the Dense that knows LoRA, and norms whose statistics are float32."""
 
 from collections.abc import Mapping
 
@@ -13,9 +13,9 @@ class Dense(nn.Module):
     """Linear layer (..., in) -> (..., features), computed in `dtype`, plus the active LoRA adapters' outputs.
 
     Adapters are read from the "lora" collection, where this module's variable "adapters" maps an adapter's name to
-    {"down": (in, K r), "up": (K, r, features / K), "scale": ()}: K groups for fused projections, each mapping its own
+    {"down": (in, G r), "up": (G, r, features / G), "scale": ()}: G groups for fused projections, each mapping its own
     r rows of the hidden to its own slice of the outputs. Several adapters add up; without the collection there are
-    none. A float32 layer multiplies in full float32 on every backend.
+    none. A float32 layer multiplies in full float32 on every backend, also inside a bfloat16 model.
     """
 
     features: int
@@ -41,13 +41,12 @@ class Dense(nn.Module):
 
 
 def lora_delta(x: Array, adapter: Mapping[str, Array], precision: str | None = None) -> Array:
-    """What one adapter adds, (..., in) -> (..., out): computed in the adapter's dtype, scaled in x's."""
-    down, up = adapter["down"], adapter["up"]
-    K, r, _ = up.shape
-    hidden = jnp.matmul(x.astype(down.dtype), down, precision=precision)
-    hidden = hidden.reshape(*x.shape[:-1], K, r)
-    out = jnp.einsum("...kr,kro->...ko", hidden, up, precision=precision)
-    return out.reshape(*x.shape[:-1], -1).astype(x.dtype) * adapter["scale"].astype(x.dtype)
+    """What one adapter adds, (..., in) -> (..., out), computed in x's dtype. Its scale is not trained."""
+    up = adapter["up"].astype(x.dtype)
+    hidden = jnp.matmul(x, adapter["down"].astype(x.dtype), precision=precision)
+    parts = jnp.split(hidden, len(up), axis=-1)
+    outs = [jnp.matmul(part, u, precision=precision) for part, u in zip(parts, up, strict=True)]
+    return jnp.concatenate(outs, axis=-1) * jax.lax.stop_gradient(adapter["scale"]).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):

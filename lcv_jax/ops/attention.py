@@ -9,6 +9,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,49 +21,77 @@ logger = logging.getLogger(__name__)
 Array = jax.Array
 Grid = tuple[int, int, int]
 
-# Above this many bytes of float32 logits the queries are taken in chunks.
+# Above this many bytes of float32 logits the heads are taken one by one, and their queries in chunks.
 LOGITS_BUDGET = 1 << 28
+
+
+class Attention(Protocol):
+    """What the DiT calls for attention; a value that is handed to it.
+
+    q: (B, N, heads, d) in raster order of grid_q. k, v: (B, K, heads, d) of grid_k; the grids' last frames coincide.
+    Grids are the tokens' (T, H, W), None where keys are no video. key_mask: (B, K) bool, False keys are not attended.
+    Returns (B, N, heads, d) in q's dtype.
+
+    It is a static argument of jitted functions: a module-level function or a frozen dataclass, so that equal settings
+    compare equal and nothing is compiled twice.
+    """
+
+    def __call__(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        grid_q: Grid | None = None,
+        grid_k: Grid | None = None,
+        key_mask: Array | None = None,
+    ) -> Array: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseAttention:
+    """Every query attends to every key, scaled by 1 / sqrt(d).
+
+    implementation: "cudnn", "xla", "xla_chunked", or None for the first that supports the call on the default backend
+    (give one when compiling for another). A row whose keys are all masked gives the mean of v. Under a mesh that cuts
+    tokens, call it inside shard_map. Raises InputError for an implementation that is unknown or does not support it.
+    """
+
+    implementation: str | None = None
+
+    def __call__(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        *,
+        grid_q: Grid | None = None,
+        grid_k: Grid | None = None,
+        key_mask: Array | None = None,
+    ) -> Array:
+        del grid_q, grid_k
+        call = _Call(
+            backend=jax.default_backend(),
+            dtype=str(q.dtype),
+            head_dim=q.shape[-1],
+            logits_bytes=4 * q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1],
+            masked=key_mask is not None,
+        )
+        return _IMPLEMENTATIONS[_choose(call, self.implementation)].run(q, k, v, key_mask)
+
+
+dense_attention = DenseAttention()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """What decides which implementation runs; hashable, so that each choice is logged once."""
+    """What decides which implementation runs."""
 
     backend: str
     dtype: str
     head_dim: int
     logits_bytes: int
     masked: bool
-
-
-def dense_attention(
-    q: Array,
-    k: Array,
-    v: Array,
-    *,
-    grid_q: Grid | None = None,
-    grid_k: Grid | None = None,
-    key_mask: Array | None = None,
-    implementation: str | None = None,
-) -> Array:
-    """Every query attends to every key, scaled by 1 / sqrt(d).
-
-    q: (B, N, h, d). k, v: (B, K, h, d), same dtype. key_mask: (B, K) bool, False keys are not attended; a row
-    without any True gives the mean of v. grid_q, grid_k: the tokens' (T, H, W), unused here; they are part of the
-    signature that the DiT calls, so that a sparse attention can stand in its place.
-    implementation: "cudnn", "xla", "xla_chunked", or None for the first that supports the call.
-    Returns (B, N, h, d) in q's dtype. Raises InputError for an implementation that is unknown or does not support it.
-    """
-    del grid_q, grid_k
-    B, N, h, d = q.shape
-    call = _Call(
-        backend=jax.default_backend(),
-        dtype=str(q.dtype),
-        head_dim=d,
-        logits_bytes=4 * B * h * N * k.shape[1],
-        masked=key_mask is not None,
-    )
-    return _IMPLEMENTATIONS[_choose(call, implementation)].run(q, k, v, key_mask)
 
 
 def _cudnn_refuses(call: _Call) -> str | None:
@@ -72,6 +101,8 @@ def _cudnn_refuses(call: _Call) -> str | None:
         return f"it computes in bfloat16 or float16, not {call.dtype}"
     if call.head_dim % 8 or call.head_dim > 128:
         return f"head channels must be a multiple of 8 up to 128, not {call.head_dim}"
+    if call.masked:
+        return "it takes no key mask"
     return None
 
 
@@ -87,16 +118,24 @@ def _run(q: Array, k: Array, v: Array, key_mask: Array | None, *, implementation
 
 
 def _run_chunked(q: Array, k: Array, v: Array, key_mask: Array | None) -> Array:
+    """One head after the other, each in chunks of queries: long chunks, so that keys and values are read few times."""
     B, N, h, d = q.shape
-    rows = max(1, LOGITS_BUDGET // (4 * B * h * k.shape[1]))
-    chunks = math.ceil(N / rows)
+    K = k.shape[1]
+    chunks = math.ceil(4 * N * K / LOGITS_BUDGET)
     rows = math.ceil(N / chunks)
-    padded = jnp.pad(q, ((0, 0), (0, rows * chunks - N), (0, 0), (0, 0)))
-    parts = padded.reshape(B, chunks, rows, h, d).swapaxes(0, 1)
-    # Rematerialised, so that the backward pass does not keep the logits of all chunks either.
-    attend = jax.checkpoint(lambda part: _run(part, k, v, key_mask, implementation="xla"))
-    out = jax.lax.map(attend, parts)
-    return out.swapaxes(0, 1).reshape(B, rows * chunks, h, d)[:, :N]
+    q = jnp.pad(q, ((0, 0), (0, rows * chunks - N), (0, 0), (0, 0)))
+    q = q.swapaxes(1, 2).reshape(B * h, chunks, 1, rows, 1, d)
+    k, v = (x.swapaxes(1, 2).reshape(B * h, 1, K, 1, d) for x in (k, v))
+    mask = None if key_mask is None else jnp.repeat(key_mask, h, axis=0)[:, None]
+
+    def head(args: tuple[Array, Array, Array, Array | None]) -> Array:
+        parts, *keys = args
+        # Rematerialised, so that the backward pass does not keep the logits of all chunks either.
+        attend = jax.checkpoint(lambda part: _run(part, *keys, implementation="xla"))
+        return jax.lax.map(attend, parts)
+
+    out = jax.lax.map(head, (q, k, v, mask))
+    return out.reshape(B, h, rows * chunks, d)[:, :, :N].swapaxes(1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +163,7 @@ def _choose(call: _Call, name: str | None) -> str:
     if name is not None:
         if name not in _IMPLEMENTATIONS:
             raise InputError(f"attention {name!r} is not known: expected one of {', '.join(_IMPLEMENTATIONS)}")
-        if name != "xla" and (reason := _IMPLEMENTATIONS[name].refuses(call)):
+        if name == "cudnn" and (reason := _cudnn_refuses(call)):
             raise InputError(f"attention {name!r} does not support this call: {reason}")
         return name
     reasons = []

@@ -62,8 +62,10 @@ def denoise(
     c = conditioning
     cond = c.latents[:, : c.num_cond]
     in_front = c.num_cond if c.cache is None else 0
-    # A copy, because each step donates its latents.
+    # A copy, because each step donates its latents; where the parameters are, because that is where a step leaves them,
+    # and latents that came from elsewhere would compile the step a second time.
     x = jnp.copy(c.latents if c.cache is None else c.latents[:, c.num_cond :])
+    x = jax.device_put(x, jax.tree.leaves(variables["params"])[0].sharding)
     text = c.text if c.negative is None else _stack(c.negative, c.text)
     guidance = None if c.negative is None else jnp.float32(c.guidance)
     total = len(c.sigmas) - 1
@@ -107,7 +109,7 @@ def sample_step(
             text.states,
             text.mask,
             num_cond=num_cond,
-            cache=_twice(cache),
+            cache=cache,
         )
         v = cfg_zero(both[B:], both[:B], guidance)
     noisy = euler_step(latents[:, num_cond:], v[:, num_cond:], t, t_next)
@@ -116,10 +118,3 @@ def sample_step(
 
 def _stack(negative: TextStates, positive: TextStates) -> TextStates:
     return jax.tree.map(lambda n, p: jnp.concatenate([n, p]), negative, positive)
-
-
-def _twice(cache: KVCache | None) -> KVCache | None:
-    """A cache for both halves of a guided batch; one of batch 1 serves any batch as it is."""
-    if cache is None or cache.k.shape[1] == 1:
-        return cache
-    return jax.tree.map(lambda x: jnp.concatenate([x, x], axis=1), cache)

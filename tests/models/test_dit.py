@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprs import equations, product_precisions
 from lcv_jax.checkpoint.load import load_params
 from lcv_jax.checkpoint.source import SafetensorsSource
 from lcv_jax.checkpoint.table import DIT
@@ -244,29 +245,41 @@ def test_bfloat16_is_close_to_float32(goldens, config, params, case):
     assert hidden(state).dtype == jnp.bfloat16
 
 
-def test_float32_islands_stay_float32(config):
-    """In the bfloat16 model's program the modulation, the norms' statistics, RoPE and the softmax are float32."""
-    model = DiT(config, BFLOAT16)
+def _traced(config, precision):
+    model = DiT(config, precision)
     args = jnp.zeros((1, 2, 4, 4, 16)), jnp.zeros((1, 2)), jnp.zeros((1, 3, config.caption_channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
-    jaxpr = jax.make_jaxpr(model.apply)(shapes, *args)
-    seen = {}
-    for eqn in _equations(jaxpr.jaxpr):
-        seen.setdefault(eqn.primitive.name, set()).update(str(v.aval.dtype) for v in eqn.outvars)
-        if eqn.primitive.name == "dot_general" and eqn.outvars[0].aval.shape[-1] == 6 * config.hidden_size:
-            assert str(eqn.outvars[0].aval.dtype) == "float32", "modulation"
-    for island in ("rsqrt", "cos", "sin", "exp", "reduce_max"):
-        assert seen[island] == {"float32"}, island
-    assert "bfloat16" in seen["dot_general"]
+    with jax.default_matmul_precision(None):
+        return jax.make_jaxpr(model.apply)(shapes, *args).jaxpr
 
 
-def _equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for value in eqn.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from _equations(inner)
+def test_float32_islands_stay_float32(config):
+    """In the bfloat16 model's program: norms' statistics, RoPE, softmax, time embedding, modulation, the gated
+    additions and the final layer."""
+    D, tokens = config.hidden_size, 2 * 2 * 2
+    islands = {"rsqrt": 0, "cos": 0, "sin": 0, "exp": 0}
+    products, gated_sums = {}, set()
+    for eqn in equations(_traced(config, BFLOAT16)):
+        if not eqn.outvars:
+            continue
+        name, out = eqn.primitive.name, eqn.outvars[0].aval
+        if name in islands:
+            islands[name] += 1
+            assert str(out.dtype) == "float32", name
+        if name == "dot_general":
+            products.setdefault(out.shape[-1], set()).add(str(out.dtype))
+        if name == "add" and out.shape == (1, tokens, D):
+            gated_sums.add(str(out.dtype))
+    assert all(islands.values())
+    assert products[6 * D] == products[2 * 2 * config.out_channels] == products[config.adaln_tembed_dim] == {"float32"}
+    assert products[3 * D] == {"bfloat16"}
+    # The gated additions in float32, the ungated one of the cross-attention in bfloat16.
+    assert gated_sums == {"float32", "bfloat16"}
+
+
+def test_float32_is_full_float32_on_every_backend(config):
+    (precision,) = product_precisions(_traced(config, FLOAT32))
+    assert "HIGHEST" in precision
 
 
 def test_bad_calls_raise(config, params):
@@ -276,9 +289,32 @@ def test_bad_calls_raise(config, params):
         model.apply({"params": params}, latents, t, text, num_cond=2)
     with pytest.raises(InputError, match="H divisible by 2"):
         model.apply({"params": params}, latents[:, :, :3], t, text)
-    cache = KVCache(jnp.zeros((3, 1, 12, 4, 32)), jnp.zeros((3, 1, 12, 4, 32)), frames=3)
-    with pytest.raises(InputError, match="the cache holds 3 condition frames"):
-        model.apply({"params": params}, latents, t, text, num_cond=1, cache=cache)
+    with pytest.raises(InputError, match="expected five axes"):
+        model.apply({"params": params}, latents[0], t, text)
+    with pytest.raises(InputError, match=r"t \(2,\): expected \(B, T\)"):
+        model.apply({"params": params}, latents, t[0], text)
+    for wrong in (text[0], text[..., :5], jnp.zeros((2, 3, 64))):
+        with pytest.raises(InputError, match=r"expected \(B, L, D\) = \(1, L, 64\)"):
+            model.apply({"params": params}, latents, t, wrong)
+    with pytest.raises(InputError, match=r"text mask \(1, 2\)"):
+        model.apply({"params": params}, latents, t, text, jnp.ones((1, 2), bool))
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "num_cond", "message"),
+    [
+        (1, 12, 1, "the cache holds 3 condition frames"),
+        (2, 12, 3, "2 rows of 12 tokens: expected rows that divide the batch of 1"),
+        (1, 16, 0, "1 rows of 16 tokens: .* 3 frames of 2 x 2 tokens"),
+    ],
+)
+def test_caches_that_do_not_fit_raise(config, params, rows, tokens, num_cond, message):
+    keys = jnp.zeros((3, rows, tokens, 4, 32))
+    latents, t, text = jnp.zeros((1, 2, 4, 4, 16)), jnp.zeros((1, 2)), jnp.zeros((1, 3, 64))
+    with pytest.raises(InputError, match=message):
+        DiT(config, FLOAT32).apply(
+            {"params": params}, latents, t, text, num_cond=num_cond, cache=KVCache(keys, keys, frames=3)
+        )
 
 
 @pytest.mark.parametrize(
