@@ -16,7 +16,8 @@ import tyro
 from benchmarks.common import Result, Row, alternate, ratio, seconds, write
 from lcv_jax.checkpoint.table import UMT5
 from lcv_jax.models.precision import FLOAT32
-from lcv_jax.models.umt5 import UMT5Config, UMT5Encoder
+from lcv_jax.models.umt5 import UMT5Encoder
+from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.parallel.hlo import count_flops
 
 

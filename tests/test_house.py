@@ -134,6 +134,8 @@ def plant(root: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
         ("lcv_jax/attic/a.py", "import lcv_jax.ops", "room 'attic' is not in the list of rooms"),
         ("lcv_jax/utils.py", "import lcv_jax.ops", "room 'utils' is not in the list of rooms"),
         ("lcv_jax/errors.py", "import lcv_jax.ops", "errors may not import ops"),
+        ("lcv_jax/errors.py", "import lcv_jax.published", "errors may not import published"),
+        ("lcv_jax/published.py", "from lcv_jax import models", "published may not import models"),
         ("kernels/pallas/a.py", "from lcv_jax.errors import InputError", "kernels may not import lcv_jax"),
         ("lcv_jax/data/a.py", "import flax.linen as nn", "flax may be imported in models only"),
         ("lcv_jax/models/a.py", "def f():\n    import torch", "torch may not be imported"),
@@ -150,6 +152,7 @@ def test_what_is_allowed_is_left_alone(tmp_path):
     files = {
         "lcv_jax/__init__.py": "def __getattr__(name):\n    from lcv_jax.sample.pipeline import Pipeline",
         "lcv_jax/errors.py": "import dataclasses",
+        "lcv_jax/published.py": "from lcv_jax.errors import InputError",
         "lcv_jax/ops/a.py": "import jax\nfrom lcv_jax.errors import InputError\nimport lcv_kernels",
         "lcv_jax/ops/b.py": "from lcv_jax import errors\nfrom . import a",
         "lcv_jax/models/a.py": "import flax.linen\nfrom ..ops import a\nfrom .layers import Dense",

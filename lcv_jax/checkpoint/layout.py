@@ -15,7 +15,7 @@ from lcv_jax.checkpoint.table import DIT, UMT5, VAE, Table
 from lcv_jax.errors import InputError
 from lcv_jax.models import zoo
 from lcv_jax.models.dit_config import DiTConfig
-from lcv_jax.models.umt5 import UMT5Config
+from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.models.vae_config import VAEConfig
 
 
@@ -100,10 +100,7 @@ def component_of(path: os.PathLike[str] | str) -> Component:
 def read_config(component: Component, path: pathlib.Path) -> object:
     """The config of one component's folder; errors name the file."""
     file = path / "config.json"
-    try:
-        return component.config.from_json(read_json(file))
-    except InputError as error:
-        raise InputError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from None
+    return component.config.from_json(read_json(file), where=str(file))
 
 
 def open_model(component: Component, path: os.PathLike[str] | str) -> Model:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from lcv_jax import published
 from lcv_jax.errors import InputError
 
 TRAIN_TIMESTEPS = 1000
@@ -24,32 +26,40 @@ class Kind(enum.StrEnum):
     REFINE = "refine"
 
 
+# What the published file must say where it says it, because it is the method.
+_FIXED = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": TRAIN_TIMESTEPS,
+    "use_dynamic_shifting": False,
+    "shift_terminal": None,
+    "invert_sigmas": False,
+    "stochastic_sampling": False,
+    "use_beta_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_karras_sigmas": False,
+}
+# Read only by dynamic shifting, which is off.
+_IGNORED = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type")
+
+
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """scheduler_config.json: only the shift is free, all else is fixed by the method."""
+    """scheduler_config.json: only the shift is free, all else is fixed by the method. where: what errors name."""
 
     shift: float = 12.0
+    where: dataclasses.InitVar[str] = "scheduler config"
+
+    def __post_init__(self, where: str):
+        published.positive(where, "shift", self.shift, float)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "ScheduleConfig":
-        """Raises InputError if the file asks for a scheduler other than flow matching with a constant shift."""
-        fixed = {
-            "num_train_timesteps": TRAIN_TIMESTEPS,
-            "use_dynamic_shifting": False,
-            "shift_terminal": None,
-            "invert_sigmas": False,
-            "stochastic_sampling": False,
-            "use_beta_sigmas": False,
-            "use_exponential_sigmas": False,
-            "use_karras_sigmas": False,
-        }
-        for name, value in fixed.items():
-            if data.get(name, value) != value:
-                raise InputError(f"scheduler config: {name}={data[name]!r} is not supported, expected {value!r}")
-        shift = data.get("shift")
-        if isinstance(shift, bool) or not isinstance(shift, int | float) or shift <= 0:
-            raise InputError(f"scheduler config: shift={shift!r}, expected a positive number")
-        return cls(shift=float(shift))
+    def from_json(cls, data: Mapping[str, Any], where: str = "scheduler config") -> "ScheduleConfig":
+        """Raises InputError if the file asks for anything but flow matching with a constant shift.
+
+        where: the file, for the errors.
+        """
+        given = published.fields(where, data, cls, fixed=_FIXED, optional=_FIXED, ignored=_IGNORED)
+        return cls(**given, where=where)
 
 
 def sigmas(kind: str, steps: int, *, shift: float = 12.0, t_thresh: float = 0.5) -> np.ndarray:

@@ -7,7 +7,6 @@ stacked along a leading layer axis. L is the number of text tokens, D the model 
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,91 +16,9 @@ import numpy as np
 from lcv_jax.errors import InputError
 from lcv_jax.models.layers import Dense, RMSNorm
 from lcv_jax.models.precision import Precision
+from lcv_jax.models.umt5_config import UMT5Config
 
 Array = jax.Array
-
-# What the published file must say, because it is what this encoder computes.
-_FIXED_FIELDS = {
-    "model_type": "umt5",
-    "feed_forward_proj": "gated-gelu",
-    "dense_act_fn": "gelu_new",
-    "is_gated_act": True,
-}
-_FIXED_IF_GIVEN = {"is_decoder": False}
-# Fields of a transformers config that do not change the encoder's outputs; some versions write all of them.
-# fmt: off
-_IGNORED_FIELDS = frozenset((
-    "_attn_implementation", "_name_or_path", "architectures", "bad_words_ids", "begin_suppress_tokens",
-    "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "cross_attention_hidden_size",
-    "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout_rate", "dtype", "early_stopping",
-    "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task",
-    "forced_bos_token_id", "forced_eos_token_id", "id2label", "initializer_factor", "is_encoder_decoder",
-    "label2id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups",
-    "num_beams", "num_decoder_layers", "num_return_sequences", "output_attentions",
-    "output_hidden_states", "output_past", "output_scores", "pad_token_id", "prefix", "problem_type",
-    "pruned_heads", "remove_invalid_values", "repetition_penalty", "return_dict",
-    "return_dict_in_generate", "scalable_attention", "sep_token_id", "suppress_tokens",
-    "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
-    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version",
-    "typical_p", "use_bfloat16", "use_cache",
-))
-# fmt: on
-
-
-@dataclasses.dataclass(frozen=True)
-class UMT5Config:
-    """Names are those of the published config.json; the defaults are umT5-XXL.
-
-    d_kv: channels of a head; num_heads * d_kv may differ from d_model. relative_attention_num_buckets: half
-    of them for keys before the query, half for keys after it. relative_attention_max_distance: tokens from
-    which on all distances share a bucket.
-    """
-
-    vocab_size: int = 256384
-    d_model: int = 4096
-    d_kv: int = 64
-    d_ff: int = 10240
-    num_layers: int = 24
-    num_heads: int = 64
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            number = int | float if field.type is float else int
-            if not isinstance(value, number) or isinstance(value, bool) or value <= 0:
-                raise InputError(f"umT5 config: {field.name}={value!r}, expected a positive {field.type.__name__}")
-        if self.relative_attention_num_buckets % 4:
-            raise InputError(
-                f"umT5 config: relative_attention_num_buckets={self.relative_attention_num_buckets}, "
-                "expected a multiple of 4"
-            )
-        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:
-            raise InputError(
-                f"umT5 config: relative_attention_max_distance={self.relative_attention_max_distance}, "
-                f"expected more than a quarter of the {self.relative_attention_num_buckets} buckets"
-            )
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "UMT5Config":
-        """The config of a published config.json; raises InputError on unknown, missing or wrong fields."""
-        expected = {field.name for field in dataclasses.fields(cls)}
-        for key, value in (_FIXED_FIELDS | _FIXED_IF_GIVEN).items():
-            if key in data and data[key] != value:
-                raise InputError(f"umT5 config: {key}={data[key]!r}, expected {value!r}: this is not a umT5 encoder")
-        if unknown := sorted(data.keys() - expected - _FIXED_FIELDS.keys() - _FIXED_IF_GIVEN.keys() - _IGNORED_FIELDS):
-            raise InputError(f"umT5 config: unknown field {unknown[0]!r}; remove it or check the model's kind")
-        if missing := sorted((expected | _FIXED_FIELDS.keys()) - data.keys()):
-            raise InputError(
-                f"umT5 config: field {missing[0]!r} is missing; take config.json from the published checkpoint"
-            )
-        return cls(**{key: data[key] for key in expected})
-
-    def to_json(self) -> dict[str, Any]:
-        """The inverse of `from_json`, without the ignored fields."""
-        return {**_FIXED_FIELDS, **dataclasses.asdict(self)}
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["states", "mask"], meta_fields=[])
@@ -174,12 +91,11 @@ class UMT5Attention(nn.Module):
             param_dtype=self.precision.param,
             name="relative_attention_bias",
         ).embedding
-        exact = "highest" if self.precision.compute == jnp.float32 else None
-        logits = jnp.einsum("blhd,bkhd->bhlk", q, k, precision=exact, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("blhd,bkhd->bhlk", q, k, preferred_element_type=jnp.float32)
         logits += self._bias(table.astype(jnp.float32), L)
         logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        out = jnp.einsum("bhlk,bkhd->blhd", weights, v, precision=exact)
+        out = jnp.einsum("bhlk,bkhd->blhd", weights, v)
         return dense(D, name="o")(out.reshape(B, L, -1))
 
     def _bias(self, table: Array, L: int) -> Array:
@@ -234,17 +150,17 @@ class UMT5Encoder(nn.Module):
             raise InputError(
                 f"umT5: ids of shape {input_ids.shape} and mask of shape {mask.shape}, expected (batch, tokens) of both"
             )
-        shared = nn.Embed(c.vocab_size, c.d_model, dtype=p.compute, param_dtype=p.param, name="shared")
-        blocks = nn.scan(
-            UMT5Block,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=c.num_layers,
-        )
-        x, _ = blocks(c, p, name="block")(shared(input_ids), mask.astype(bool))
-        x = RMSNorm(p.param, c.layer_norm_epsilon, name="final_norm")(x)
-        return x.astype(p.output)
+        with p.products():
+            x = nn.Embed(c.vocab_size, c.d_model, dtype=p.compute, param_dtype=p.param, name="shared")(input_ids)
+            blocks = nn.scan(
+                UMT5Block,
+                variable_axes={"params": 0, "intermediates": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=c.num_layers,
+            )
+            x, _ = blocks(c, p, name="block")(x, mask.astype(bool))
+            return RMSNorm(p.param, c.layer_norm_epsilon, name="final_norm")(x).astype(p.output)
 
 
 def _dense(features: int, *, precision: Precision, name: str) -> Dense:

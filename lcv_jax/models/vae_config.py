@@ -1,16 +1,14 @@
 """The Wan 2.1 autoencoder's architecture, as published in vae/config.json."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from lcv_jax import published
 from lcv_jax.errors import InputError
 
-# Our field <- the published key, misspelt there.
+# Our field -> the published key, misspelt there.
 _RENAMED = {"temporal_downsample": "temperal_downsample"}
-
-_LISTS = ("dim_mult", "temperal_downsample", "latents_mean", "latents_std")
 
 # Published keys of the other autoencoders that share the file format, with the one value that means Wan 2.1.
 _FIXED = {
@@ -20,6 +18,9 @@ _FIXED = {
     "patch_size": None,
     "decoder_base_dim": None,
 }
+_OPTIONAL = ("in_channels", "out_channels", *_FIXED)  # older files lack them
+# What newer files repeat: pixels per latent in space, frames per latent frame.
+_DERIVED = ("scale_factor_spatial", "scale_factor_temporal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class VAEConfig:
     """Architecture and latent statistics; only what changes weights or outputs.
 
     Level i has base_dim * dim_mult[i] channels; between levels height and width halve, and time too where
-    temporal_downsample says so. latents_mean, latents_std: z_dim numbers each.
+    temporal_downsample says so. latents_mean, latents_std: z_dim numbers each. where: what errors name.
     """
 
     base_dim: int
@@ -39,29 +40,23 @@ class VAEConfig:
     latents_std: tuple[float, ...]
     in_channels: int = 3
     out_channels: int = 3
+    where: dataclasses.InitVar[str] = "VAE config"
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, where: str) -> None:
         for name in ("base_dim", "z_dim", "num_res_blocks", "in_channels", "out_channels"):
-            value = getattr(self, name)
-            _expect(_is_number(value, int) and value > 0, name, value, "a positive whole number")
-        _expect(
-            len(self.dim_mult) > 1 and all(_is_number(m, int) and m > 0 for m in self.dim_mult),
-            "dim_mult",
-            self.dim_mult,
-            "two or more positive whole numbers",
-        )
-        levels = len(self.dim_mult) - 1
-        _expect(
-            len(self.temporal_downsample) == levels and all(isinstance(t, bool) for t in self.temporal_downsample),
-            "temporal_downsample",
-            self.temporal_downsample,
-            f"{levels} of true or false, one between each two levels",
-        )
+            published.positive(where, name, getattr(self, name))
+        multipliers = isinstance(self.dim_mult, tuple) and all(published.is_number(m) and m > 0 for m in self.dim_mult)
+        several = multipliers and len(self.dim_mult) > 1
+        published.expect(several, where, "dim_mult", self.dim_mult, "two or more positive whole numbers")
+        doubles, steps = self.temporal_downsample, len(self.dim_mult) - 1
+        booleans = isinstance(doubles, tuple) and [type(t) for t in doubles] == [bool] * steps
+        expected = f"{steps} of true or false, one between each two levels"
+        published.expect(booleans, where, _RENAMED["temporal_downsample"], doubles, expected)
         for name in ("latents_mean", "latents_std"):
             value = getattr(self, name)
-            numbers = len(value) == self.z_dim and all(_is_number(v, int | float) and math.isfinite(v) for v in value)
-            _expect(numbers, name, value, f"{self.z_dim} finite numbers, one per latent channel")
-        _expect(min(self.latents_std) > 0, "latents_std", self.latents_std, "positive numbers")
+            numbers = isinstance(value, tuple) and [published.is_number(v, float) for v in value] == [True] * self.z_dim
+            published.expect(numbers, where, name, value, f"{self.z_dim} finite numbers, one per latent channel")
+        published.expect(min(self.latents_std) > 0, where, "latents_std", self.latents_std, "positive numbers")
 
     @property
     def spatial_factor(self) -> int:
@@ -90,36 +85,14 @@ class VAEConfig:
         return (frames - 1) // factor + 1
 
     @classmethod
-    def from_json(cls, published: Mapping[str, Any]) -> "VAEConfig":
-        """Reads the published config. Keys that start with "_" do not describe the model: ignored."""
-        given = {key: value for key, value in published.items() if not key.startswith("_")}
-        for key, value in _FIXED.items():
-            if given.pop(key, value) != value:
-                raise InputError(
-                    f"VAE config field {key!r} is {published[key]!r}: expected {value!r}, "
-                    "the only value of the Wan 2.1 autoencoder"
-                )
-        factors = {f"scale_factor_{k}": given.pop(f"scale_factor_{k}", None) for k in ("spatial", "temporal")}
-        fields = {_RENAMED.get(f.name, f.name): f for f in dataclasses.fields(cls)}
-        for key in given:
-            if key not in fields:
-                raise InputError(f"VAE config field {key!r} is not known: expected {', '.join(sorted(fields))}")
-        for key, field in fields.items():
-            if key not in given and field.default is dataclasses.MISSING:
-                raise InputError(f"VAE config field {key!r} is missing: add it from the published config")
-        for key in _LISTS:
-            _expect(isinstance(given[key], list | tuple), key, given[key], "a list")
-        config = cls(**{fields[k].name: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
-        for key, value in factors.items():
-            expected = config.spatial_factor if key.endswith("spatial") else config.temporal_factor
-            _expect(value in (None, expected), key, value, f"{expected}, as the levels of this config give")
+    def from_json(cls, data: Mapping[str, Any], where: str = "VAE config") -> "VAEConfig":
+        """The config of a published config.json; raises InputError on unknown, missing or wrong fields.
+
+        where: the file, for the errors.
+        """
+        given = published.fields(where, data, cls, renamed=_RENAMED, fixed=_FIXED, optional=_OPTIONAL, ignored=_DERIVED)
+        config = cls(**given, where=where)
+        for key, factor in zip(_DERIVED, (config.spatial_factor, config.temporal_factor), strict=True):
+            follows = data.get(key, factor) == factor
+            published.expect(follows, where, key, data.get(key), f"{factor}, as the levels of this config give")
         return config
-
-
-def _is_number(value: object, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise InputError(f"VAE config field {_RENAMED.get(name, name)!r} is {value!r}: expected {expected}")

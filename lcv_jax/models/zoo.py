@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from lcv_jax.models import dit
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.precision import BFLOAT16, Precision
-from lcv_jax.models.umt5 import UMT5Config, UMT5Encoder
+from lcv_jax.models.umt5 import UMT5Encoder
+from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.models.vae_config import VAEConfig
 

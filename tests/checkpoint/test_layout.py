@@ -50,9 +50,15 @@ def test_config_errors_name_the_file(copy):
     folder = copy("dit")
     config = json.loads((folder / "config.json").read_text())
     del config["depth"]
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"dit/config.json: .*'depth' is missing"):
-        layout.open_model(layout.COMPONENTS["dit"], folder)
+    changes = (
+        ({}, "field 'depth' is missing"),
+        ({"depth": 0}, "depth=0: expected a positive whole number"),
+        ({"depth": 3, "patch_size": [2, 2, 2]}, "patch_size="),
+    )
+    for change, message in changes:
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=f"^{folder}/config.json: {message}"):
+            layout.open_model(layout.COMPONENTS["dit"], folder)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"dit/config.json: no such file"):
         layout.open_model(layout.COMPONENTS["dit"], folder)

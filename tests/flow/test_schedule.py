@@ -73,8 +73,18 @@ def test_bad_schedules_raise(call, message):
 def test_scheduler_config(checkpoint_dir):
     data = json.loads((checkpoint_dir / "scheduler" / "scheduler_config.json").read_text())
     assert ScheduleConfig.from_json(data).shift == 12.0
-    with pytest.raises(InputError, match="use_karras_sigmas=True is not supported"):
+    with pytest.raises(InputError, match="use_karras_sigmas=True: expected False"):
         ScheduleConfig.from_json(data | {"use_karras_sigmas": True})
     for shift in (None, 0, "12", True):
         with pytest.raises(InputError, match="expected a positive number"):
             ScheduleConfig.from_json(data | {"shift": shift})
+    with pytest.raises(InputError, match=r"_class_name='UniPCMultistepScheduler': expected 'FlowMatchEuler"):
+        ScheduleConfig.from_json(data | {"_class_name": "UniPCMultistepScheduler"})
+    with pytest.raises(InputError, match=r"file\.json: unknown field 'solver_order': expected only shift"):
+        ScheduleConfig.from_json(data | {"solver_order": 2}, where="file.json")
+
+
+def test_only_the_shift_has_to_be_there():
+    assert ScheduleConfig.from_json({"shift": 3}) == ScheduleConfig(3)
+    with pytest.raises(InputError, match="scheduler config: field 'shift' is missing"):
+        ScheduleConfig.from_json({})

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import traces
 from lcv_jax.checkpoint.load import load_params
 from lcv_jax.checkpoint.source import SafetensorsSource
 from lcv_jax.checkpoint.table import UMT5
 from lcv_jax.errors import InputError
 from lcv_jax.models.precision import BFLOAT16, FLOAT32
-from lcv_jax.models.umt5 import TextStates, UMT5Config, UMT5Encoder, relative_buckets
+from lcv_jax.models.umt5 import TextStates, UMT5Encoder, relative_buckets
+from lcv_jax.models.umt5_config import UMT5Config
 
 
 def abstract(config, precision=FLOAT32):
@@ -40,8 +42,7 @@ def params(checkpoint_dir, config):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def encode(config, precision, params, ids, mask):
-    with jax.default_matmul_precision("highest"):
-        return UMT5Encoder(config, precision).apply({"params": params}, ids, mask)
+    return UMT5Encoder(config, precision).apply({"params": params}, ids, mask)
 
 
 @pytest.mark.parametrize("case", ["short", "long"])
@@ -84,21 +85,22 @@ def test_bfloat16_stays_near_float32_and_keeps_its_islands(goldens, config, para
     states = encode(config, BFLOAT16, rounded, ids, mask)
     assert np.abs(states - reference).mean() < 0.02 * np.std(reference)
     jaxpr = jax.make_jaxpr(lambda p: UMT5Encoder(config, BFLOAT16).apply({"params": p}, ids, mask))(rounded)
-    dtypes = {}
-    _collect(jaxpr.jaxpr, dtypes)
+    dtypes = traces.operand_dtypes(jaxpr)
     assert dtypes["exp"] == {"float32"}
     assert dtypes["rsqrt"] == {"float32"}
     assert {"bfloat16"} == dtypes["tanh"]
 
 
-def _collect(jaxpr, dtypes):
-    for equation in jaxpr.eqns:
-        for out in equation.outvars:
-            dtypes.setdefault(equation.primitive.name, set()).add(str(out.aval.dtype))
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                _collect(inner, dtypes)
+def test_float32_products_are_exact_on_every_backend(config):
+    ids, mask = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
+
+    def products(precision):
+        model = UMT5Encoder(config, precision)
+        trace = jax.make_jaxpr(lambda params: model.apply({"params": params}, ids, mask))
+        return traces.precisions(trace(abstract(config, precision)))
+
+    assert products(FLOAT32) == {"dot_general": {traces.EXACT}}
+    assert products(BFLOAT16) == {"dot_general": {None}}
 
 
 def test_full_size_has_the_published_number_of_parameters():
@@ -155,14 +157,14 @@ def test_config_reads_the_published_file(published, config):
     ("change", "match"),
     [
         ({"d_modell": 3}, "unknown field 'd_modell'"),
-        ({"model_type": "t5"}, "model_type='t5', expected 'umt5'"),
+        ({"model_type": "t5"}, "model_type='t5': expected 'umt5'"),
         ({"dense_act_fn": "relu"}, "dense_act_fn='relu'"),
         ({"feed_forward_proj": "relu"}, "feed_forward_proj='relu'"),
         ({"is_gated_act": False}, "is_gated_act=False"),
         ({"is_decoder": True}, "is_decoder=True"),
-        ({"num_heads": 0}, "num_heads=0, expected a positive int"),
+        ({"num_heads": 0}, "num_heads=0: expected a positive whole number"),
         ({"num_heads": "4"}, "num_heads='4'"),
-        ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon=-1.0, expected a positive float"),
+        ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon=-1.0: expected a positive number"),
         ({"relative_attention_num_buckets": 30}, "multiple of 4"),
         ({"relative_attention_max_distance": 8}, "more than a quarter"),
     ],
