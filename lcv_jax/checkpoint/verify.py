@@ -57,8 +57,7 @@ def verify(root: os.PathLike[str] | str, reference: os.PathLike[str] | str, dtyp
         if name not in models:
             models[name] = _load(pathlib.Path(root), name, dtype)
         case = {key.removeprefix(prefix): value for key, value in dump.items() if key.startswith(prefix)}
-        with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
-            ours = _RUNS[name].run(*models[name], case, Precision.named(dtype))
+        ours = _RUNS[name].run(*models[name], case, Precision.named(dtype))
         compared += [_compare(f"{prefix}{key}", value, case[key]) for key, value in ours.items() if key in case]
     if not compared:
         raise InputError(f"{reference}: inputs but no outputs to compare with: add some; see docs/verify.md")

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.errors import InputError
+from lcv_jax.models.layers import Dense
 from lcv_jax.models.precision import Precision
 from lcv_jax.models.vae_config import VAEConfig
 from lcv_jax.ops import conv
@@ -101,22 +102,26 @@ class WanVAE(nn.Module):
             self.config.latent_frames(frames)
         elif frames % factor:
             raise InputError(f"a later chunk of {frames} frames cannot be encoded: expected a multiple of {factor}")
-        return self.encoder.fine(video.astype(self.precision.compute))
+        with self.precision.products():
+            return self.encoder.fine(video.astype(self.precision.compute))
 
     def encode_coarse(self, features: jax.Array) -> Posterior:
         """Features -> posterior. This half attends to all pixels of a frame."""
-        moments = self.quant_conv(self.encoder.coarse(features.astype(self.precision.compute)))
+        with self.precision.products():
+            moments = self.quant_conv(self.encoder.coarse(features.astype(self.precision.compute)))
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
 
     def decode_coarse(self, z: jax.Array) -> jax.Array:
         """Raw latents -> features (B, T, h, w, D). This half attends to all pixels of a frame."""
         check_shape(self.config, "decode", z.shape)
-        return self.decoder.coarse(self.post_quant_conv(z.astype(self.precision.compute)))
+        with self.precision.products():
+            return self.decoder.coarse(self.post_quant_conv(z.astype(self.precision.compute)))
 
     def decode_fine(self, features: jax.Array) -> jax.Array:
         """Features -> video. A pixel sees only its vicinity."""
-        pixels = self.decoder.fine(features.astype(self.precision.compute))
+        with self.precision.products():
+            pixels = self.decoder.fine(features.astype(self.precision.compute))
         return jnp.clip(pixels.astype(self.precision.output), -1.0, 1.0)
 
     def _continues(self) -> bool:
@@ -211,6 +216,8 @@ class UpBlock(nn.Module):
 
 
 class Middle(nn.Module):
+    """Residual, attention within each frame, residual, at latent resolution: (B, T, h, w, D) -> the same shape."""
+
     precision: Precision
 
     @nn.compact
@@ -369,8 +376,8 @@ def weights(
     return kernel.astype(precision.compute), bias.astype(precision.compute)
 
 
-def _dense(features: int, precision: Precision, name: str | None = None) -> nn.Dense:
-    return nn.Dense(features, dtype=precision.compute, param_dtype=precision.param, name=name)
+def _dense(features: int, precision: Precision, name: str | None = None) -> Dense:
+    return Dense(features, dtype=precision.compute, param_dtype=precision.param, name=name)
 
 
 def _past(module: nn.Module) -> jax.Array | None:

@@ -88,6 +88,10 @@ class VAECoder:
         if self.tiling and (self.tiling.size % factor or self.tiling.overlap % factor):
             raise InputError(f"tiling {self.tiling}: expected multiples of {factor} pixels")
 
+    @property
+    def model(self) -> WanVAE:
+        return WanVAE(self.config, self.precision)
+
     def encode(self, params: Params, video: Array) -> Posterior:
         """video (B, F, H, W, 3) in [-1, 1], F = 4n + 1 -> posterior of latents (B, n + 1, H/8, W/8, z)."""
         return _whole(self, "encode", params, video)
@@ -142,16 +146,17 @@ def _regroup(chunks: Iterable[Array], first: int, steady: int) -> Iterator[Array
 def _stream(coder: VAECoder, method: Method, params: Params, pieces: Iterable[Array]) -> Iterator[Any]:
     """Runs pieces through all stages, keeping one state per stage and tile."""
     states: dict[tuple[Stage, int], Any] = {}
+    model = coder.model
     for piece in pieces:
         check_shape(coder.config, method, piece.shape)
         x: Any = jnp.asarray(piece)
         for stage in _stages(coder, method, piece.shape):
             if stage.size is None:
-                x, states[stage, 0] = _step(coder, stage, params, states.get((stage, 0)), x)
+                x, states[stage, 0] = _step(model, stage, params, states.get((stage, 0)), x)
                 continue
             canvas = _canvas(coder, stage, x.shape, start=(stage, 0) not in states)
             for i, tile in enumerate(_tiles(coder, stage, x.shape)):
-                canvas, states[stage, i] = _paste_step(coder, stage, params, states.get((stage, i)), canvas, x, tile)
+                canvas, states[stage, i] = _paste_step(model, stage, params, states.get((stage, i)), canvas, x, tile)
             x = canvas
         yield x
 
@@ -161,31 +166,30 @@ def _whole(coder: VAECoder, method: Method, params: Params, x: Any) -> Any:
     check_shape(coder.config, method, x.shape)
     for stage in _stages(coder, method, x.shape):
         if stage.size is None:
-            x, _ = _apply(coder, stage, params, None, x)
+            x, _ = _apply(coder.model, stage, params, None, x)
             continue
         canvas = _canvas(coder, stage, x.shape, start=True)
         for tile in _tiles(coder, stage, x.shape):
-            canvas, _ = _paste(coder, stage, params, None, canvas, x, tile)
+            canvas, _ = _paste(coder.model, stage, params, None, canvas, x, tile)
         x = canvas
     return x
 
 
-def _apply(coder: VAECoder, stage: Stage, params: Params, state: Any, x: jax.Array) -> tuple[Any, Any]:
+def _apply(model: WanVAE, stage: Stage, params: Params, state: Any, x: jax.Array) -> tuple[Any, Any]:
     """The stage's output and new state; state None is the start of a video."""
     variables = {"params": params} if state is None else {"params": params, STREAM: state}
-    model = WanVAE(coder.config, coder.precision)
     y, kept = model.apply(variables, x, method=stage.method, mutable=[STREAM])
     return y, kept[STREAM]
 
 
 def _paste(
-    coder: VAECoder, stage: Stage, params: Params, state: Any, canvas: jax.Array, x: jax.Array, tile: Tile
+    model: WanVAE, stage: Stage, params: Params, state: Any, canvas: jax.Array, x: jax.Array, tile: Tile
 ) -> tuple[jax.Array, Any]:
     """Runs one tile and adds its share to the canvas; returns that and the tile's new state."""
     height, width = (extent * stage.inputs for extent in stage.size)
     corner = (0, 0, tile.y * stage.inputs, tile.x * stage.inputs, 0)
     window = jax.lax.dynamic_slice(x, corner, (*x.shape[:2], height, width, x.shape[4]))
-    y, state = _apply(coder, stage, params, state, window)
+    y, state = _apply(model, stage, params, state, window)
     y = y.astype(jnp.float32) * (tile.rows[:, None] * tile.columns)[..., None]
     at = (0, 0, tile.y * stage.outputs, tile.x * stage.outputs, 0)
     y += jax.lax.dynamic_slice(canvas, at, y.shape)

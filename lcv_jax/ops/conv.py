@@ -18,7 +18,7 @@ nearest neighbour x2, then 3x3
     one 3x3 convolution with four times the outputs          380-490
     as written                                               260-410
 
-GPUs and TPUs have good 3-D convolutions and take one.
+GPUs and TPUs have good convolutions and take the plain definitions: one 3-D, or one 3x3 on the doubled image.
 """
 
 import jax
@@ -62,26 +62,38 @@ def temporal_conv(frames: jax.Array, kernel: jax.Array, *, stride: int = 1) -> j
 
 
 def upsample_conv2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Nearest neighbour x2 in height and width, then a zero-padded 3x3 convolution, at 4/9 of its arithmetic.
+    """Nearest neighbour x2 in height and width, then a zero-padded 3x3 convolution.
+
+    x (B, T, H, W, C), kernel (3, 3, C, O). Returns (B, T, 2H, 2W, O).
+    """
+    return lax.platform_dependent(x, kernel, cpu=_upsample_in_phases, default=_upsample_as_written)
+
+
+def _upsample_as_written(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    batch, frames, height, width, channels = x.shape
+    doubled = jnp.broadcast_to(x[:, :, :, None, :, None], (batch, frames, height, 2, width, 2, channels))
+    return conv2d(doubled.reshape(batch, frames, 2 * height, 2 * width, channels), kernel)
+
+
+def _upsample_in_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same at 4/9 of the arithmetic.
 
     An output pixel sees three rows of the doubled image, but only two of the original: in even rows the
     first kernel row meets the original row above and the other two the same row; in odd rows the first two
     meet the same row and the third the row below. Columns alike. So each of the four phases is a 2x2
-    convolution whose kernel holds sums of rows and columns. x (B, T, H, W, C), kernel (3, 3, C, O). Returns
-    (B, T, 2H, 2W, O).
+    convolution whose kernel holds sums of rows and columns.
     """
-    wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-    rows = _phases(wide, axis=0)
-    kernels = [[phase.astype(kernel.dtype) for phase in _phases(row, axis=1)] for row in rows]
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # a CPU has no narrower products: keep the sums exact
+    wide = x.astype(dtype)
     parts = [
-        conv2d(x, kernels[i][j], padding=((1 - i, i), (1 - j, j)))[:, :, :, None, :, None]
-        for i in range(2)
-        for j in range(2)
+        conv2d(wide, phase, padding=((1 - i, i), (1 - j, j)))[:, :, :, None, :, None]
+        for i, row in enumerate(_phases(kernel.astype(dtype), axis=0))
+        for j, phase in enumerate(_phases(row, axis=1))
     ]
     even, odd = jnp.concatenate(parts[:2], axis=5), jnp.concatenate(parts[2:], axis=5)
     y = jnp.concatenate([even, odd], axis=3)
     batch, frames, height, _, width, _, outputs = y.shape
-    return y.reshape(batch, frames, 2 * height, 2 * width, outputs)
+    return y.reshape(batch, frames, 2 * height, 2 * width, outputs).astype(x.dtype)
 
 
 def _phases(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

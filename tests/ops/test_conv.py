@@ -98,11 +98,27 @@ def test_upsampling_convolution_and_its_gradients():
         jax.grad(lambda f, x, k: (jnp.sum(f(x, k) * weight), f(x, k)), argnums=(1, 2), has_aux=True),
         static_argnums=0,
     )
-    gradients, y = grad(conv.upsample_conv2d, x, kernel)
     expected_gradients, expected = grad(upsample_plain, x, kernel)
-    np.testing.assert_allclose(y, expected, atol=2e-5)
-    for got, want in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(got, want, atol=5e-5)
+    for form in (conv.upsample_conv2d, conv._upsample_as_written):
+        gradients, y = grad(form, x, kernel)
+        np.testing.assert_allclose(y, expected, atol=2e-5)
+        for got, want in zip(gradients, expected_gradients, strict=True):
+            np.testing.assert_allclose(got, want, atol=5e-5)
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cuda", 1), ("tpu", 1), ("cpu", 4)])
+def test_each_platform_upsamples_in_its_form(platform, convolutions):
+    x, kernel = jnp.zeros((1, 2, 4, 4, 3)), jnp.zeros((3, 3, 3, 2))
+    text = jax.jit(conv.upsample_conv2d).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == convolutions
+
+
+def test_narrow_upsampling_is_summed_wide():
+    x, kernel = normal(0, 1, 1, 4, 4, 32).astype(jnp.bfloat16), normal(1, 3, 3, 32, 8).astype(jnp.bfloat16)
+    y = conv.upsample_conv2d(x, kernel)
+    assert y.dtype == jnp.bfloat16
+    exact = upsample_plain(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=1.01 * 2**-8, atol=1e-4)  # rounded once
 
 
 def test_upsampling_does_four_ninths_of_the_arithmetic():
