@@ -4,7 +4,6 @@ A `Source` knows names, shapes and dtypes without reading data, and reads one te
 axis order. Every fault that headers show is raised when the source is opened, before any tensor is read.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -23,9 +22,6 @@ class Source(Protocol):
     path: pathlib.Path
     tensors: Mapping[str, TensorInfo]
 
-    @property
-    def config(self) -> dict: ...
-
     def file(self, name: str) -> pathlib.Path:
         """The file that holds the tensor, for messages."""
         ...
@@ -36,16 +32,12 @@ class Source(Protocol):
 
 
 class SafetensorsSource:
-    """A folder of the official layout: config.json and one safetensors file, or shards with their index."""
+    """A folder of the official layout: one safetensors file, or shards with their index."""
 
     def __init__(self, path: os.PathLike[str] | str):
         self.path = pathlib.Path(path)
         self._files = _open_files(self.path)
         self.tensors = {name: file.tensors[name] for name, file in self._files.items()}
-
-    @functools.cached_property
-    def config(self) -> dict:
-        return read_json(self.path / "config.json")
 
     def file(self, name: str) -> pathlib.Path:
         return self._files[name].path

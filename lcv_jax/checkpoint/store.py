@@ -17,7 +17,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lcv_jax.checkpoint.source import read_json
 from lcv_jax.checkpoint.tensorfile import TensorInfo
 from lcv_jax.errors import InputError
 
@@ -86,17 +85,13 @@ def _quiet() -> Iterator[None]:
 
 
 class OrbaxSource:
-    """A model's folder of our layout: config.json and the Orbax checkpoint params/."""
+    """The Orbax checkpoint params/ in a model's folder of our layout."""
 
     def __init__(self, path: os.PathLike[str] | str):
         self.path = pathlib.Path(path).absolute()
         self._params = self.path / PARAMS
         self._checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
         self.tensors = _tensors(self._params, self._checkpointer)
-
-    @functools.cached_property
-    def config(self) -> dict:
-        return read_json(self.path / "config.json")
 
     def file(self, name: str) -> pathlib.Path:
         return self._params / name

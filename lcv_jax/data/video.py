@@ -95,11 +95,10 @@ def read_video(
     path: Path,
     *,
     fps: Fraction | float | None = None,
-    max_frames: int | None = None,
     last: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> Clip:
-    """Decodes a video, whole or its first `max_frames` or `last` frames (counted after resampling).
+    """Decodes a video, whole or its `last` frames (counted after resampling).
 
     fps: resample to this rate by timestamps, so that variable rates and the speed of what is seen are right:
     frame k is the one showing k / fps seconds after the first. A slower source repeats frames. (The official
@@ -109,14 +108,13 @@ def read_video(
     Memory: the frames that are returned; with `last`, that many frames as the decoder made them besides.
 
     Raises InputError if the file is missing, not a video, has no video stream or no frames, or is damaged.
-    A damaged file is refused even if some frames can be decoded; the message says how many. With
-    `max_frames`, what comes after those frames is not looked at.
+    A damaged file is refused even if some frames can be decoded; the message says how many.
     """
-    _check_request(fps, max_frames, last, size)
+    _check_request(fps, last, size)
     with _opened(path) as (container, stream):
         frames, pixels, rate = _shown(path, container, stream, fps, size)
         kept: collections.deque[Any] = collections.deque(maxlen=last)
-        for frame in itertools.islice(frames, max_frames):
+        for frame in frames:
             # Converting costs more than decoding, so of the last frames only those that stay are converted.
             kept.append(frame if last is not None else pixels(frame))
         shown = [pixels(frame) for frame in kept] if last is not None else list(kept)
@@ -129,7 +127,7 @@ def stream_video(
     path: Path, *, fps: Fraction | float | None = None, size: tuple[int, int] | None = None
 ) -> Iterator[np.ndarray]:
     """The frames of `read_video` one by one, (H, W, 3) uint8, so that memory does not grow with length."""
-    _check_request(fps, None, None, size)
+    _check_request(fps, None, size)
     with _opened(path) as (container, stream):
         frames, pixels, _ = _shown(path, container, stream, fps, size)
         yield from map(pixels, frames)
@@ -330,15 +328,10 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _check_request(
-    fps: Fraction | float | None, max_frames: int | None, last: int | None, size: tuple[int, int] | None
-) -> None:
+def _check_request(fps: Fraction | float | None, last: int | None, size: tuple[int, int] | None) -> None:
     if fps is not None and not 0 < fps < math.inf:
         raise InputError(f"{fps=}: expected a positive number of frames per second")
-    if max_frames is not None and last is not None:
-        raise InputError(f"{max_frames=} and {last=}: expected at most one of them")
-    for name, value in (("max_frames", max_frames), ("last", last)):
-        if value is not None and value < 1:
-            raise InputError(f"{name}={value}: expected at least 1")
+    if last is not None and last < 1:
+        raise InputError(f"{last=}: expected at least 1")
     if size is not None and min(size) < 1:
         raise InputError(f"{size=}: expected a positive height and width")

@@ -68,13 +68,6 @@ class Flops:
         """Matrix products: all but the convolutions."""
         return self.total - self.convolutions
 
-    def by_computation(self) -> dict[str, int]:
-        """HLO computation -> FLOPs of the products that stand in it, all executions, largest first."""
-        totals = collections.Counter()
-        for product in self.products:
-            totals[product.computation] += product.total
-        return dict(totals.most_common())
-
 
 def count_flops(program: Compiled | str) -> Flops:
     """Counts the products of a compiled program or of its optimised HLO text.

@@ -58,6 +58,7 @@ def small(checkpoint_dir, tmp_path_factory):
     return root
 
 
+@pytest.mark.smoke
 def test_there_and_back_bit_for_bit(checkpoint_dir, ours, tmp_path):
     back = tmp_path / "deeper" / "official"
     convert.export_checkpoint(ours, back, max_shard_size=1_500_000)

@@ -26,7 +26,6 @@ def _edit_index(folder, change):
 def test_reads_what_the_reference_library_reads(checkpoint_dir, name, count):
     source = SafetensorsSource(checkpoint_dir / name)
     assert len(source.tensors) == count
-    assert source.config == json.loads((checkpoint_dir / name / "config.json").read_text())
     for shard in _shards(checkpoint_dir / name):
         for key, value in safetensors.numpy.load_file(shard).items():
             assert source.file(key) == shard

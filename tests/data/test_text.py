@@ -94,6 +94,15 @@ def test_refuses_no_room(tokenizer):
         tokenizer.encode(["a"], 0)
 
 
+def test_a_folder_with_pieces_only_gives_the_same_tokens(checkpoint_dir, tmp_path, tokenizer, prompts):
+    """Older folders have no tokenizer.json; transformers then needs sentencepiece."""
+    for file in (checkpoint_dir / "tokenizer").iterdir():
+        if file.name != "tokenizer.json":
+            shutil.copyfile(file, tmp_path / file.name)
+    raw = [item["raw"] for item in prompts["short"]["items"]]
+    np.testing.assert_array_equal(Tokenizer.open(tmp_path).encode(raw, 64).ids, tokenizer.encode(raw, 64).ids)
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(InputError, match=r"tokenizer .*none: no such folder"):
         Tokenizer.open(tmp_path / "none")

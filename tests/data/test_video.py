@@ -157,7 +157,6 @@ def test_half_the_rate_is_every_second_frame(tmp_path):
     assert clip.fps == 15
     assert numbers(clip.frames) == [0, 2, 4, 6, 8, 10]
     assert numbers(read_video(tmp_path / "x.mp4", fps=15, last=2).frames) == [8, 10]
-    assert numbers(read_video(tmp_path / "x.mp4", fps=15, max_frames=2).frames) == [0, 2]
     assert numbers(read_video(tmp_path / "x.mp4", last=100).frames) == list(range(11))
 
 
@@ -304,7 +303,6 @@ def test_damaged_in_the_middle(noise, tmp_path):
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
     with pytest.raises(InputError, match="is damaged after 2"):
         read_video(path, last=3)
-    assert len(read_video(path, max_frames=5).frames) == 5
 
 
 def test_cut_between_two_packets(noise, tmp_path):
@@ -360,8 +358,6 @@ def test_timestamps_that_jump(tmp_path):
     [
         ({"fps": 0}, "fps=0: expected a positive"),
         ({"last": 0}, "last=0: expected at least 1"),
-        ({"max_frames": -1}, "max_frames=-1: expected at least 1"),
-        ({"max_frames": 1, "last": 1}, "expected at most one of them"),
         ({"size": (0, 5)}, r"size=\(0, 5\): expected a positive"),
     ],
 )
