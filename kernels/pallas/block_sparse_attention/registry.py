@@ -1,0 +1,142 @@
+"""Which implementation runs: one ordered table, asked in one place.
+
+The first implementation that supports a call is taken; which one, and why those before it were not, is logged once.
+An implementation that is asked for by name runs or says why it cannot.
+"""
+
+import dataclasses
+import functools
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+from lcv_kernels.pallas.block_sparse_attention import reference, xla
+
+logger = logging.getLogger(__name__)
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What decides which implementation runs.
+
+    platform, device_kind: of the device that is compiled for, ("gpu", "NVIDIA H200"). dtype: of q, k and v. block_q,
+    block_k: tokens of a block. keys: tokens of k. selected: R, the most key blocks of a row.
+    """
+
+    platform: str
+    device_kind: str
+    dtype: str
+    head_dim: int
+    block_q: int
+    block_k: int
+    keys: int
+    selected: int
+
+
+class Attend(Protocol):
+    """An implementation of `attend_blocks` that returns both outputs, differentiable in q, k and v."""
+
+    def __call__(
+        self, q: Array, k: Array, v: Array, indices: Array, counts: Array, *, block_q: int, block_k: int, config: Any
+    ) -> tuple[Array, Array]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """attend: the computation. refuses: why it does not support a call with this config, None if it does. automatic:
+    whether None may choose it. The config is whatever the implementation declares as its own, or None.
+    """
+
+    attend: Attend
+    refuses: Callable[[Call, Any], str | None]
+    automatic: bool = True
+
+
+def choose(call: Call, name: str | None, config: Any) -> Attend:
+    """The implementation that runs `call`.
+
+    Raises ValueError for an unknown name, for one that does not support the call, and when no implementation does.
+    """
+    return _IMPLEMENTATIONS[_choose(call, name, config)].attend
+
+
+def target_device() -> tuple[str, str]:
+    """(platform, kind) of the device that is compiled for: the abstract mesh's where it names one, else the default."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        device = jax.devices()[0]
+    return device.platform, device.device_kind
+
+
+@functools.cache
+def _choose(call: Call, name: str | None, config: Any) -> str:
+    if name is not None:
+        if name not in _IMPLEMENTATIONS:
+            raise ValueError(f"implementation {name!r} is not known: expected None or one of {_names()}")
+        if reason := _IMPLEMENTATIONS[name].refuses(call, config):
+            raise ValueError(f"implementation {name!r} does not support this call: {reason}")
+        return name
+    reasons = []
+    for candidate, implementation in _IMPLEMENTATIONS.items():
+        if not implementation.automatic:
+            continue
+        reason = implementation.refuses(call, config)
+        if reason is None:
+            slow = call.platform == "gpu" and candidate == "xla"
+            because = "".join(f"; not {reason}" for reason in reasons)
+            _log_once(logging.WARNING if slow else logging.INFO, f"block sparse attention: {candidate}{because}")
+            return candidate
+        reasons.append(f"{candidate}: {reason}")
+    raise ValueError(f"no implementation supports this call: {'; '.join(reasons)}")
+
+
+@functools.cache
+def _log_once(level: int, message: str) -> None:
+    logger.log(level, message)
+
+
+def _names() -> str:
+    return ", ".join(repr(name) for name in _IMPLEMENTATIONS)
+
+
+def _mosaic_gpu_refuses(call: Call, config: Any) -> str | None:
+    try:
+        kernels = _mosaic_gpu()
+    except ModuleNotFoundError as error:
+        return f"its kernels cannot be imported here: {error}"
+    return kernels.refuses(call, config)
+
+
+def _mosaic_gpu_attend(*arrays: Array, **settings: Any) -> tuple[Array, Array]:
+    return _mosaic_gpu().attend(*arrays, **settings)
+
+
+def _mosaic_gpu():
+    """The kernels' module, which only those import who use it: an `attend` and a `refuses` as of Implementation."""
+    return importlib.import_module("lcv_kernels.pallas.block_sparse_attention.mosaic_gpu")
+
+
+def _xla_refuses(call: Call, config: Any) -> str | None:
+    if config is not None and not isinstance(config, xla.XlaConfig):
+        return f"its config is an XlaConfig, not {config!r}"
+    return None
+
+
+def _reference_attend(*arrays: Array, config: None, **settings: int) -> tuple[Array, Array]:
+    return reference.attend(*arrays, **settings)
+
+
+def _reference_refuses(call: Call, config: Any) -> str | None:
+    return None if config is None else f"it takes no config, not {config!r}"
+
+
+_IMPLEMENTATIONS = {
+    "mosaic_gpu": Implementation(_mosaic_gpu_attend, _mosaic_gpu_refuses),
+    "xla": Implementation(xla.attend, _xla_refuses),
+    "reference": Implementation(_reference_attend, _reference_refuses, automatic=False),
+}

@@ -1,0 +1,99 @@
+"""Which key blocks each query block attends to."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# Above this many bytes of float32 scores the heads are taken one by one.
+SCORES_BUDGET = 1 << 28
+
+
+class Selection(NamedTuple):
+    """The key blocks of every query block.
+
+    indices: (B, heads, Nq, R) int32, distinct and ascending in the first `counts` entries of a row; the entries behind
+    them are in range and mean nothing. counts: (B, heads, Nq) int32, at most R.
+    """
+
+    indices: Array
+    counts: Array
+
+
+def select_blocks(
+    q: Array, k: Array, *, block_q: int, block_k: int, sparsity: float | None, cdf: float | None = None
+) -> Selection:
+    """Chooses by the product of block averages; see the package for the rule.
+
+    q: (B, N, heads, d), k: (B, K, heads, d), both in block order, as attention sees them (normed, rotated). block_q,
+    block_k: tokens of a block. R is int((1 - sparsity) * Nk), or Nk when cdf is given. Averages and scores are exact
+    float32 on every backend. Of equal scores the first block is taken. No gradient passes.
+
+    Raises ValueError for shapes that do not fit, and for a sparsity or cdf that is outside [0, 1] or absent in both.
+    """
+    check_pair(q, k, block_q, block_k)
+    blocks = k.shape[1] // block_k
+    top = kept_blocks(blocks, sparsity, cdf)
+    means_q, means_k = (_means(jax.lax.stop_gradient(x), size) for x, size in ((q, block_q), (k, block_k)))
+    if top == 0 and cdf is None:
+        shape = means_q.shape[:3]
+        return Selection(jnp.zeros((*shape, 0), jnp.int32), jnp.zeros(shape, jnp.int32))
+
+    def choose(pair: tuple[Array, Array]) -> Selection:
+        scores = jnp.einsum("nd,kd->nk", *pair, precision=jax.lax.Precision.HIGHEST)
+        return _top(scores, top) if cdf is None else _top_or_cdf(scores, top, cdf, q.shape[-1])
+
+    B, heads, rows, d = means_q.shape
+    if 4 * B * heads * rows * blocks <= SCORES_BUDGET:
+        return jax.vmap(jax.vmap(choose))((means_q, means_k))
+    flat = jax.lax.map(choose, (means_q.reshape(-1, rows, d), means_k.reshape(-1, blocks, d)))
+    return Selection(*(x.reshape(B, heads, *x.shape[1:]) for x in flat))
+
+
+def kept_blocks(blocks: int, sparsity: float | None, cdf: float | None = None) -> int:
+    """The number of key blocks that sparsity keeps of `blocks`; 0 when it is None and cdf decides alone.
+
+    The product is cut off in double precision, as published: 0.9 of 10 blocks keeps none, (1 - 0.9) * 10 being just
+    under 1. Raises ValueError for values that mean nothing.
+    """
+    if sparsity is None and cdf is None:
+        raise ValueError("sparsity and cdf are both None: give at least one, sparsity=0.0 keeps every block")
+    for name, value in (("sparsity", sparsity), ("cdf", cdf)):
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name}={value}: expected a number from 0 to 1")
+    return 0 if sparsity is None else int((1 - sparsity) * blocks)
+
+
+def check_pair(q: Array, k: Array, block_q: int, block_k: int) -> None:
+    """Raises ValueError unless q (B, N, heads, d) and k (B, K, heads, d) fit each other and divide into blocks."""
+    if q.ndim != 4 or k.ndim != 4 or (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
+        raise ValueError(f"q {q.shape} and k {k.shape}: expected (B, N, heads, d) and (B, K, heads, d)")
+    for name, x, size in (("q", q, block_q), ("k", k, block_k)):
+        if size < 1 or x.shape[1] % size:
+            raise ValueError(f"{name} has {x.shape[1]} tokens: expected a multiple of its block, {size} tokens")
+
+
+def _means(x: Array, size: int) -> Array:
+    """(B, N, heads, d) to block averages (B, heads, N / size, d) in float32."""
+    B, N, heads, d = x.shape
+    return x.reshape(B, N // size, size, heads, d).mean(2, dtype=jnp.float32).swapaxes(1, 2)
+
+
+def _top(scores: Array, top: int) -> Selection:
+    """The `top` highest of scores (Nq, Nk), in ascending order of their indices."""
+    _, indices = jax.lax.top_k(scores, top)
+    return Selection(jnp.sort(indices.astype(jnp.int32), -1), jnp.full(scores.shape[:1], top, jnp.int32))
+
+
+def _top_or_cdf(scores: Array, top: int, cdf: float, d: int) -> Selection:
+    """All of scores (Nq, Nk), the kept ones first and in ascending order of their indices."""
+    blocks = scores.shape[1]
+    chances = jax.nn.softmax(scores / math.sqrt(d), -1)
+    chances, order = jax.lax.top_k(chances, blocks)
+    counts = jnp.maximum((jnp.cumsum(chances, -1) <= cdf).sum(-1), top).astype(jnp.int32)
+    kept = jnp.arange(blocks) < counts[:, None]
+    order = jnp.sort(jnp.where(kept, order, order + blocks).astype(jnp.int32), -1)
+    return Selection(order % blocks, counts)
