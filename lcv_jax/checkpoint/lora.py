@@ -1,10 +1,11 @@
 """LoRA files <-> our `lora` pytrees, bit for bit in both directions.
 
-A file holds, for a module such as blocks.7.attn.qkv, one down matrix of K * r rows, K up matrices (K = 1
+A file holds, for a module such as blocks.7.attn.qkv, one down matrix of G * r rows, G up matrices (G = 1
 has its own spelling) and the factor `alpha_scale`. Our pytree has a node at the module's path in the DiT's
-params, stacked over the blocks where those are: {"down": (L, in, K r), "up": (L, K, r, out / K), "scale":
-(L,) float32}, without L for modules outside the blocks. Layers that a file lacks are zeros with scale 0,
-so that one scan serves all. Source: SPEC section 7; the published files have alpha_scale 0.5 and rank 128.
+params, stacked over the blocks where those are: {"down": (layers, in, G r), "up": (layers, G, r, out / G),
+"scale": (layers,) float32}, without that axis for modules outside the blocks. Layers that a file lacks
+are zeros with scale 0, so that one scan serves all. Source: SPEC section 7; the published files have
+alpha_scale 0.5 and rank 128.
 """
 
 import collections
@@ -32,7 +33,7 @@ _NAME = re.compile(rf"{PREFIX}(?P<module>[^.]+)\.(?P<part>{SCALE}|{DOWN}|{UP}|lo
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """One module's adapter in a file, the shapes checked. up: names of its K up matrices in order."""
+    """One module's adapter in a file, the shapes checked. up: names of its G up matrices in order."""
 
     place: Place
     scale: str
@@ -121,16 +122,16 @@ def _adapter(
     place, kernel = _locate(file, module, kernels)
     d_in, d_out = kernel.shape[-2:]
     down = file.tensors[names[DOWN]].shape
-    K = len(ups)
-    rank = down[0] // K if len(down) == 2 else 0
+    G = len(ups)
+    rank = down[0] // G if len(down) == 2 else 0
     if rank < 1:
-        raise InputError(f"{file.path}: key {names[DOWN]!r} has shape {list(down)}, expected {K} groups of rows")
+        raise InputError(f"{file.path}: key {names[DOWN]!r} has shape {list(down)}, expected {G} groups of rows")
     _check(file, names[SCALE], (), module)
-    _check(file, names[DOWN], (K * rank, d_in), module)
+    _check(file, names[DOWN], (G * rank, d_in), module)
     for part in ups:
-        _check(file, names[part], (d_out // K, rank), module)
-    if d_out % K:
-        raise InputError(f"{file.path}: module {module!r} has {K} groups, expected a divisor of its {d_out} outputs")
+        _check(file, names[part], (d_out // G, rank), module)
+    if d_out % G:
+        raise InputError(f"{file.path}: module {module!r} has {G} groups, expected a divisor of its {d_out} outputs")
     return Adapter(place, names[SCALE], names[DOWN], tuple(names[part] for part in ups), rank)
 
 
@@ -186,10 +187,10 @@ def _check_alike(file: TensorFile, parts: list[Adapter]) -> None:
 def _stack(file: TensorFile, parts: list[Adapter], kernel: tuple[int, ...], dtype) -> dict[str, np.ndarray]:
     """One module's arrays, zeros where the file has no layer."""
     *layers, d_in, d_out = kernel
-    K, rank = len(parts[0].up), parts[0].rank
+    G, rank = len(parts[0].up), parts[0].rank
     scale = np.zeros(layers, np.float32)
-    down = np.zeros((*layers, d_in, K * rank), dtype or file.tensors[parts[0].down].dtype)
-    up = np.zeros((*layers, K, rank, d_out // K), dtype or file.tensors[parts[0].up[0]].dtype)
+    down = np.zeros((*layers, d_in, G * rank), dtype or file.tensors[parts[0].down].dtype)
+    up = np.zeros((*layers, G, rank, d_out // G), dtype or file.tensors[parts[0].up[0]].dtype)
     for adapter in parts:
         row = ... if adapter.place.layer is None else adapter.place.layer
         scale[row] = file.read(adapter.scale)

@@ -76,11 +76,11 @@ def loras(draw):
     tree = {}
     for module in draw(st.lists(st.sampled_from(list(MODULES)), min_size=1, unique=True)):
         d_in, d_out = MODULES[module]
-        K = draw(st.sampled_from([1, 2, 4]))
+        G = draw(st.sampled_from([1, 2, 4]))
         layers = (3,) if module.startswith("blocks") else ()
         node = {
-            "down": rng.standard_normal((*layers, d_in, K * rank)).astype(dtype),
-            "up": rng.standard_normal((*layers, K, rank, d_out // K)).astype(dtype),
+            "down": rng.standard_normal((*layers, d_in, G * rank)).astype(dtype),
+            "up": rng.standard_normal((*layers, G, rank, d_out // G)).astype(dtype),
             "scale": rng.uniform(0.1, 1, layers).astype(np.float32),
         }
         if layers:  # leave one layer out
