@@ -13,16 +13,18 @@ Path = os.PathLike[str] | str
 def check_writable(path: Path, suffix: str) -> pathlib.Path:
     """Raises InputError unless a file `path` could be written now; to be called before the work it will hold.
 
-    suffix: the ending that the name must have, such as ".mp4". Leaves nothing behind. Returns the path.
+    suffix: the ending that the name must have, such as ".mp4". Folders that are missing will be made by `replacing`.
+    Leaves nothing behind. Returns the path.
     """
     path = pathlib.Path(path)
     if path.suffix.lower() != suffix:
         raise InputError(f"output {path}: expected a name that ends in {suffix}")
     if path.exists() and not path.is_file():
         raise InputError(f"output {path}: exists and is not a file; choose another name")
-    if not path.parent.is_dir():
-        raise InputError(f"output {path}: folder {path.parent} does not exist; create it first")
-    aside = _aside(path)
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not folder.is_dir():
+        raise InputError(f"output {path}: {folder} is not a folder; choose another name")
+    aside = folder / _aside(path).name
     try:
         aside.touch()
         aside.unlink()
@@ -33,12 +35,16 @@ def check_writable(path: Path, suffix: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[pathlib.Path]:
-    """Yields a name in the same folder to write to, which becomes `path` when the block ends.
+    """Yields a name in the same folder, made if missing, to write to, which becomes `path` when the block ends.
 
     It is removed when the block raises. Who is killed half-way leaves .NAME.PID.part, never `path`.
     """
     path = pathlib.Path(path)
     aside = _aside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
     try:
         yield aside
         try:

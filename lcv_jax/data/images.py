@@ -87,14 +87,17 @@ def to_model(frames: np.ndarray) -> np.ndarray:
     return np.asarray(frames, np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
 
 
-def to_uint8(video: Any) -> np.ndarray:
+def to_uint8(video: Any) -> Any:
     """Floats in [-1, 1] to uint8 in 0..255: clamped, rounded to nearest, so that it inverts `to_model`.
+
+    video: an array of NumPy or of JAX, where it may be jitted, so that a device hands over a quarter of the bytes.
 
     The official demos cut the fraction off instead, which darkens by half a level on average, and again
     every time a long video re-encodes its last frames.
     """
-    scaled = (np.asarray(video, np.float32) + np.float32(1)) * np.float32(127.5)
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    xp = video.__array_namespace__()
+    scaled = (video.astype(xp.float32) + 1) * 127.5
+    return xp.round(xp.clip(scaled, 0, 255)).astype(xp.uint8)
 
 
 def write_png(path: Path, image: np.ndarray, metadata: Mapping[str, Any] | None = None) -> None:

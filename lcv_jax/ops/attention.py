@@ -83,6 +83,13 @@ class DenseAttention:
 dense_attention = DenseAttention()
 
 
+def held_logits(shape: tuple[int, int, int, int], keys: int, dtype: jnp.dtype) -> int:
+    """Bytes of float32 logits alive at once when q of `shape` (B, N, heads, d) attends to `keys` keys, none masked."""
+    B, N, heads, d = shape
+    call = _Call(jax.default_backend(), str(dtype), d, 4 * B * heads * N * keys, masked=False)
+    return 0 if _cudnn_refuses(call) is None else min(call.logits_bytes, LOGITS_BUDGET)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Call:
     """What decides which implementation runs."""

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from lcv_jax.errors import InputError
+from lcv_jax.sample.options import SEEDS, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Job:
         return path.with_stem(path.stem + self.name)
 
 
-def plan(
+def read_jobs(
     prompt: str | None, prompts: pathlib.Path | None, negative_prompt: str, seed: int, videos_per_prompt: int
 ) -> list[Job]:
     """All jobs of a command: every prompt with seeds seed, seed + 1, ...
@@ -32,8 +33,8 @@ def plan(
     """
     if (prompt is None) == (prompts is None):
         raise InputError("give either --prompt TEXT or --prompts FILE")
-    if videos_per_prompt < 1:
-        raise InputError(f"--videos-per-prompt {videos_per_prompt}: expected at least 1")
+    whole("--videos-per-prompt", videos_per_prompt, 1)
+    whole("--seed", seed, 0, SEEDS)
     entries = [{"prompt": prompt}] if prompts is None else _read(prompts)
     single = len(entries) * videos_per_prompt == 1
     jobs = []
@@ -42,6 +43,7 @@ def plan(
             where = "--prompt" if prompts is None else f"{prompts}, prompt {i + 1}"
             raise InputError(f"{where} is empty: describe the video")
         first = entry.get("seed", seed)
+        whole(f"the last seed of prompt {i + 1}", first + videos_per_prompt - 1, 0, SEEDS)
         for s in range(first, first + videos_per_prompt):
             name = "" if single else f"-{i:03d}-seed{s}"
             jobs.append(Job(entry["prompt"], entry.get("negative_prompt", negative_prompt), s, name))
@@ -74,4 +76,5 @@ def _entry(where: str, line: str) -> dict[str, Any]:
             raise InputError(f"{where}: key {key!r} is not known, expected {', '.join(expected)}")
         if not isinstance(value, expected[key]) or isinstance(value, bool):
             raise InputError(f"{where}: {key}={value!r}, expected {expected[key].__name__}")
+    whole(f"{where}: seed", entry.get("seed", 0), 0, SEEDS)
     return entry

@@ -1,19 +1,24 @@
 """Whether a run fits on the device, estimated before anything is allocated.
 
 The estimate counts the large arrays that are alive together; what XLA really needs is within a factor of about two
-(tests/sample/test_memory.py compares it with the compiler's own figure).
+(tests/sample/test_memory.py compares it with the compiler's own figures).
 """
 
+import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import psutil
 
 from lcv_jax.errors import InputError
+from lcv_jax.models import zoo
 from lcv_jax.models.dit import DiT
-from lcv_jax.models.vae import WanVAE
-from lcv_jax.ops.attention import LOGITS_BUDGET
+from lcv_jax.models.vae import STREAM, WanVAE
+from lcv_jax.models.vae_coding import VAECoder
+from lcv_jax.ops import attention
 
 GIB = 2**30
 
@@ -42,40 +47,53 @@ def tree_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def check_sampling(
-    dit: DiT, vae: WanVAE, shape: tuple[int, ...], num_cond: int, guided: bool, text_tokens: int
-) -> None:
-    """Raises InputError if a run over latents of `shape` (B, T, h, w, C) does not fit beside the weights."""
-    B, T, h, w, _ = shape
-    needed = max(dit_bytes(dit, shape, num_cond, guided, text_tokens), vae_bytes(vae, h, w))
-    side = vae.config.spatial_factor
-    check(
-        needed,
-        f"sampling {B} x {T} latent frames at {h * side} x {w * side}",
-        "choose a smaller size, fewer frames or fewer prompts at once",
-    )
+@dataclasses.dataclass(frozen=True)
+class StepLoad:
+    """What one sampling step works on. latents: (B, T, h, w, C) of the frames that run through the network. passes: 2
+    under guidance, else 1. cached: latent frames in the condition cache, in `cache_rows` rows. text_tokens: padded."""
+
+    latents: tuple[int, int, int, int, int]
+    passes: int
+    cached: int
+    cache_rows: int
+    text_tokens: int
 
 
-def dit_bytes(dit: DiT, shape: tuple[int, ...], num_cond: int, guided: bool, text_tokens: int) -> int:
-    """One sampling step: the widest moment of a block, the residual stream, the latents and a condition cache."""
+def step_bytes(dit: DiT, load: StepLoad) -> int:
+    """One sampling step: the widest moment of a block, the residual stream, the latents and the condition cache."""
     c, item = dit.config, dit.precision.compute.itemsize
-    B, T, h, w, C = shape
-    rows = 2 * B if guided else B
+    B, T, h, w, C = load.latents
+    rows, D = load.passes * B, c.hidden_size
     frame_tokens = (h // c.patch_size[1]) * (w // c.patch_size[2])
-    tokens = rows * T * frame_tokens
-    D = c.hidden_size
+    tokens, keys = T * frame_tokens, (T + load.cached) * frame_tokens
     # q, k and v before and after rotation and one of them in float32; or both SwiGLU branches and their product.
     widest = max(6 * D * item + 4 * D, 3 * c.ffn_size * item)
-    stream = tokens * (widest + 2 * D * item + 2 * 4 * D)
-    logits = min(4 * rows * c.num_heads * (T * frame_tokens) ** 2, LOGITS_BUDGET)
-    text = rows * text_tokens * D * item * 4
-    cache = 2 * c.depth * B * num_cond * frame_tokens * D * item
+    stream = rows * tokens * (widest + 2 * D * item + 2 * 4 * D)
+    # The cached keys and values of one layer, rotated and put in front of the new ones, for every row.
+    joined = 2 * rows * keys * D * item if load.cached else 0
+    logits = attention.held_logits((rows, tokens, c.num_heads, D // c.num_heads), keys, dit.precision.compute)
+    text = rows * load.text_tokens * D * item * 4
+    cache = 2 * c.depth * load.cache_rows * load.cached * frame_tokens * D * item
     latents = 8 * 4 * rows * T * h * w * C
-    return stream + 2 * logits + text + cache + latents
+    return stream + joined + 2 * logits + text + cache + latents
 
 
-def vae_bytes(vae: WanVAE, h: int, w: int) -> int:
-    """One step of the decoder's stream: a handful of full-size feature maps of four frames, and its state."""
-    c = vae.config
-    pixels = c.temporal_factor * h * w * c.spatial_factor**2
-    return 8 * pixels * c.base_dim * vae.precision.compute.itemsize
+@functools.cache
+def vae_bytes(coder: VAECoder, h: int, w: int) -> int:
+    """One step of the decoder's stream of h x w latents: a handful of feature maps as large as the picture, or its
+    tile, of the frames of one step, and what every convolution keeps for the next step, for the whole picture."""
+    c, precision = coder.config, coder.precision
+    frames = coder.chunk * c.temporal_factor
+    picture = h * w * c.spatial_factor**2
+    at_once = picture if coder.tiling is None else min(picture, coder.tiling.size**2)
+    tiles = 1.0 if coder.tiling is None else (coder.tiling.size / (coder.tiling.size - coder.tiling.overlap)) ** 2
+    state = tree_bytes(_decoder_state(coder, h, w)) * (tiles if at_once < picture else 1)
+    return int(8 * frames * at_once * c.base_dim * precision.compute.itemsize + state + 2 * 4 * 3 * frames * picture)
+
+
+def _decoder_state(coder: VAECoder, h: int, w: int) -> Any:
+    """The stream's state in the decoder, as jax.ShapeDtypeStruct."""
+    vae = WanVAE(coder.config, coder.precision)
+    z = jax.ShapeDtypeStruct((1, 1, h, w, coder.config.z_dim), jnp.float32)
+    params = {"params": zoo.abstract_params(coder.config, coder.precision)}
+    return jax.eval_shape(lambda p, z: vae.apply(p, z, method="decode", mutable=[STREAM])[1], params, z)

@@ -44,11 +44,22 @@ def test_check_writable_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_missing_folders_are_made_when_writing_begins(tmp_path):
+    path = check_writable(tmp_path / "a" / "b" / "x.mp4", ".mp4")
+    assert os.listdir(tmp_path) == []
+    with replacing(path) as aside:
+        aside.write_text("new")
+    assert path.read_text() == "new"
+
+
 def test_check_writable_refuses(tmp_path):
     with pytest.raises(InputError, match=r"expected a name that ends in \.mp4"):
         check_writable(tmp_path / "x.avi", ".mp4")
-    with pytest.raises(InputError, match="does not exist; create it first"):
-        check_writable(tmp_path / "no" / "x.mp4", ".mp4")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is not a folder"):
+        check_writable(tmp_path / "file" / "no" / "x.mp4", ".mp4")
+    with pytest.raises(InputError, match="cannot be written"), replacing(tmp_path / "file" / "x.mp4"):
+        pass
     (tmp_path / "d.mp4").mkdir()
     with pytest.raises(InputError, match="exists and is not a file"):
         check_writable(tmp_path / "d.mp4", ".mp4")

@@ -44,7 +44,7 @@ def test_every_level_survives_the_way_to_the_model_and_back():
     np.testing.assert_array_equal(to_uint8(to_model(levels)), levels)
     assert to_model(levels).dtype == np.float32
     assert (to_model(levels)[[0, 255]] == [-1, 1]).all()
-    np.testing.assert_array_equal(to_uint8([-2.0, -1.0, 0.99999, 3.0]), [0, 0, 255, 255])
+    np.testing.assert_array_equal(to_uint8(np.array([-2.0, -1.0, 0.99999, 3.0])), [0, 0, 255, 255])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "YCbCr", "LA", "RGBA", "PA", "HSV", "La", "RGBa"])
@@ -183,4 +183,4 @@ def test_png_round_trip(tmp_path, quarters):
         assert json.loads(image.text["Comment"]) == {"prompt": "猫"}
     assert os.listdir(tmp_path) == ["x.png"]
     with pytest.raises(InputError, match="cannot be written"):
-        write_png(tmp_path / "no" / "x.png", quarters)
+        write_png(tmp_path / "x.png" / "y.png", quarters)

@@ -1,6 +1,9 @@
 """The command as a user runs it: files in, files out, one clear line on bad input."""
 
+import itertools
 import json
+import re
+import shlex
 import shutil
 from fractions import Fraction
 
@@ -8,14 +11,19 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from lcv_jax.data.text import Tokenizer
 from lcv_jax.data.video import probe, read_metadata, read_video
 from lcv_jax.data.video_writer import write_video
-from lcv_jax.sample import cli
+from lcv_jax.sample import cli, memory, opened
 
-SMALL = [
-    *("--height", "32", "--width", "48", "--num-frames", "5", "--steps", "2"),
-    *("--max-text-tokens", "16", "--compile-cache", ""),
-]
+SMALL = {
+    "--height": "32",
+    "--width": "48",
+    "--num-frames": "5",
+    "--steps": "2",
+    "--max-text-tokens": "16",
+    "--compile-cache": "",
+}
 
 
 @pytest.fixture
@@ -24,7 +32,8 @@ def run(checkpoint_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(task, *args, checkpoint=checkpoint_dir):
-        cli.main([task, "--checkpoint", str(checkpoint), *SMALL, *args])
+        small = {name: value for name, value in SMALL.items() if name not in args}
+        cli.main([task, "--checkpoint", str(checkpoint), *itertools.chain(*small.items()), *args])
         return capsys.readouterr()
 
     return call
@@ -40,13 +49,13 @@ def moving(tmp_path):
 
 
 def test_text_to_video_with_latents_and_settings(run, tmp_path):
-    printed = run("t2v", "--prompt", "一只猫", "--seed", "7", "--out", "x.mp4", "--save-latents", "x.npy")
-    assert printed.out.split() == ["x.mp4"]
-    info = probe(tmp_path / "x.mp4")
+    printed = run("t2v", "--prompt", "一只猫", "--seed", "7", "--out", "new/x.mp4", "--save-latents", "x.npy")
+    assert printed.out.split() == ["new/x.mp4"]
+    info = probe(tmp_path / "new/x.mp4")
     assert (info.width, info.height, info.fps, info.codec) == (48, 32, 15, "h264")
-    assert len(read_video(tmp_path / "x.mp4").frames) == 5
+    assert len(read_video(tmp_path / "new/x.mp4").frames) == 5
     assert np.load(tmp_path / "x.npy").shape == (1, 2, 4, 6, 16)
-    settings = read_metadata(tmp_path / "x.mp4")
+    settings = read_metadata(tmp_path / "new/x.mp4")
     assert (settings["task"], settings["prompt"], settings["seed"], settings["steps"]) == ("t2v", "一只猫", 7, 2)
     assert settings["versions"].keys() == {"lcv_jax", "jax", "flax"}
 
@@ -108,19 +117,26 @@ BAD = [
     ("t2v --out x.mp4", "either --prompt"),
     ("t2v --prompt a --out x.avi", "expected a name that ends in .mp4"),
     ("t2v --prompt a --out x.png", "a .png holds one frame"),
-    ("t2v --prompt a --out no/x.mp4", "folder no does not exist"),
+    ("t2v --prompt a --out text.mp4/x.mp4", "text.mp4 is not a folder"),
     ("t2v --prompt a --out x.mp4 --save-latents x.txt", "ends in .npy"),
-    ("t2v --prompt a --out x.mp4 --height 30", "30"),
-    ("t2v --prompt a --out x.mp4 --height 0", "0"),
+    ("t2v --prompt a --out x.mp4 --height 30", "30 x 48: height and width must be multiples of 16"),
+    ("t2v --prompt a --out x.mp4 --height 0", "a side of size=0"),
     ("t2v --prompt a --out x.mp4 --steps 0", "steps=0"),
+    ("t2v --prompt a --out x.mp4 --steps 51 --distilled", "at most 50"),
+    ("t2v --prompt a --out x.mp4 --guidance nan", "guidance=nan"),
+    ("t2v --prompt a --out x.mp4 --seed -1", "--seed=-1"),
+    ("t2v --prompt a --out x.mp4 --seed 4294967295 --videos-per-prompt 2", "last seed of prompt 1"),
     ("t2v --prompt a --out x.mp4 --num-frames -1", "num_frames=-1"),
     ("t2v --prompt a --out x.mp4 --resolution 480p", "give one of them"),
-    ("t2v --prompt a --out x.mp4 --max-text-tokens 0", "max_tokens"),
+    ("t2v --prompt a --out x.mp4 --max-text-tokens 0", "max_text_tokens=0"),
     ("t2v --prompt a --out x.mp4 --lora no.safetensors", "no.safetensors"),
+    ("t2v --prompt a --out x.mp4 --lora other.safetensors", "not a LoRA file"),
+    ("t2v --prompt a --out x.mp4 --vae-tile 20", "expected multiples of 8 pixels"),
     ("t2v --prompt a --out x.mp4 --height 16000 --width 16000 --num-frames 4001", "not enough device memory"),
     ("i2v --prompt a --out x.mp4 --image no.png", "no such file"),
     ("i2v --prompt a --out x.mp4 --image text.png", "text.png"),
     ("i2v --prompt a --out x.mp4 --image dot.png", "1 x 1"),
+    ("i2v --prompt a --out x.mp4 --image in.png --num-frames 1", "leaves nothing to generate"),
     ("vc --prompt a --out x.mp4 --video no.mp4", "no such file"),
     ("vc --prompt a --out x.mp4 --video text.mp4", "not a readable video"),
     ("vc --prompt a --out x.mp4 --video in.mp4", "has 6 frames at 15 a second"),
@@ -128,22 +144,72 @@ BAD = [
     ("vc --prompt a --out x.mp4 --video in.mp4 --num-cond-frames 4", "4 frames cannot be encoded"),
     ("vc --prompt a --out x.mp4 --video in.mp4 --num-cond-frames 5", "leaves nothing to generate"),
     ("vc --prompt a --out x.mp4 --video in.mp4 --num-cond-frames 5 --distilled --enhance-hf on", "cannot be combined"),
+    ("refine --video in.mp4 --out x.mp4", "refine is not available yet"),
+    ("long --out x.mp4", "long is not available yet"),
+    ("interactive --out x.mp4", "interactive is not available yet"),
+    ("t2v --prompt a --out x.mp4 --mesh=fsdp=4", "--mesh is not available yet"),
+    ("t2v --prompt a --out x.mp4 --coordinator host", "--coordinator is not available yet"),
 ]
 
 
 @pytest.mark.parametrize(("command", "message"), BAD, ids=[c for c, _ in BAD])
-def test_bad_input_is_one_line_and_leaves_nothing(run, moving, tmp_path, capsys, command, message):
-    (tmp_path / "text.png").write_text("not a picture")
-    (tmp_path / "text.mp4").write_text("not a video")
-    PIL.Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
-    before = sorted(tmp_path.iterdir())
+def test_bad_input_is_one_line_before_weights_are_read(run, inputs, weightless, capsys, command, message):
+    before = sorted(inputs.iterdir())
     with pytest.raises(SystemExit) as stop:
         run(*command.split(" "))
     assert stop.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert message in errors[0]
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(inputs.iterdir()) == before
+
+
+def test_what_only_together_does_not_fit_is_refused_before_weights_are_read(run, weightless, monkeypatch, capsys):
+    asked, check = [], memory.check
+    monkeypatch.setattr(memory, "check", lambda needed, what, remedy: asked.append(needed))
+    command = ["t2v", "--prompt", "a", "--out", "x.mp4"]
+    for more in ([], ["--distilled", "--guidance", "4"], ["--height", "64"]):
+        with pytest.raises(WeightsRead):
+            run(*command, *more)
+    plain, distilled, larger = asked
+    assert plain < min(distilled, larger)
+    monkeypatch.setattr(memory, "check", check)
+    monkeypatch.setattr(memory, "free_bytes", lambda: plain - 1)
+    with pytest.raises(SystemExit):
+        run(*command)
+    assert "not enough device memory" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint_dir):
+    return Tokenizer.open(checkpoint_dir / "tokenizer")
+
+
+class WeightsRead(Exception):
+    pass
+
+
+@pytest.fixture
+def weightless(monkeypatch, tokenizer):
+    """Weights cannot be read; the tokenizer is read once for all, as that takes the longest."""
+
+    def read(*args, **options):
+        raise WeightsRead
+
+    monkeypatch.setattr(opened, "load_params", read)
+    monkeypatch.setattr(Tokenizer, "open", lambda folder: tokenizer)
+
+
+@pytest.fixture
+def inputs(moving, tmp_path, checkpoint_dir):
+    """A folder of good and bad inputs."""
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.mp4").write_text("not a video")
+    PIL.Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    PIL.Image.new("RGB", (64, 36)).save(tmp_path / "in.png")
+    (weights,) = (checkpoint_dir / "vae").glob("*.safetensors")
+    shutil.copy(weights, tmp_path / "other.safetensors")
+    return tmp_path
 
 
 def test_bad_checkpoints_are_one_line(run, checkpoint_dir, tmp_path, capsys):
@@ -166,3 +232,31 @@ def test_bad_checkpoints_are_one_line(run, checkpoint_dir, tmp_path, capsys):
 def test_a_long_prompt_is_cut_with_a_warning(run, caplog):
     run("t2v", "--prompt", "a cat and " * 20, "--guidance", "1", "--out", "x.mp4")
     assert "only the first 16 are used" in caplog.text
+
+
+@pytest.mark.slow
+def test_tiles_of_the_autoencoder(run, tmp_path):
+    plain = ["t2v", "--prompt", "a cat", "--guidance", "1"]
+    run(*plain, "--out", "whole.mp4")
+    run(*plain, "--out", "tiles.mp4", "--vae-tile", "32")
+    whole, tiles = (read_video(tmp_path / name).frames.astype(float) for name in ("whole.mp4", "tiles.mp4"))
+    assert 0 < np.abs(whole - tiles).mean() < 0.5 * whole.std()
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_run(request, run, checkpoint_dir, tmp_path):
+    """At a small size; what verify needs is made in tests/checkpoint."""
+    readme = (request.config.rootpath / "README.md").read_text()
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for line in lines]
+    sample = [args[2:] for args in lines if args[:2] == ["python", "sample.py"]]
+    assert {task for task, *_ in sample} == {"t2v", "i2v", "vc"}
+    PIL.Image.new("RGB", (64, 36)).save(tmp_path / "girl.png")
+    write_video(tmp_path / "road.mp4", np.zeros((13, 36, 64, 3), np.uint8), 15)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a cat"}')
+    for task, *args in sample:
+        at = args.index("--checkpoint")
+        assert args[at + 1] == "DIR"
+        del args[at : at + 2]
+        run(task, *args, *(["--num-frames", "17"] if task == "vc" else []))
+        assert list((tmp_path / args[args.index("--out") + 1]).parent.glob("*.[mp][pn][4g]"))

@@ -3,11 +3,11 @@ import pathlib
 import pytest
 
 from lcv_jax.errors import InputError
-from lcv_jax.sample.jobs import Job, plan
+from lcv_jax.sample.jobs import Job, read_jobs
 
 
 def test_one_prompt_is_one_job_with_the_plain_name():
-    (job,) = plan("a cat", None, "bad", 7, 1)
+    (job,) = read_jobs("a cat", None, "bad", 7, 1)
     assert job == Job("a cat", "bad", 7, "")
     assert job.file(pathlib.Path("x/y.mp4")) == pathlib.Path("x/y.mp4")
 
@@ -15,7 +15,7 @@ def test_one_prompt_is_one_job_with_the_plain_name():
 def test_every_prompt_with_every_seed(tmp_path):
     file = tmp_path / "p.txt"
     file.write_text("a cat\n\n 一只猫 \n", encoding="utf-8")
-    jobs = plan(None, file, "bad", 3, 2)
+    jobs = read_jobs(None, file, "bad", 3, 2)
     assert [(j.prompt, j.seed) for j in jobs] == [("a cat", 3), ("a cat", 4), ("一只猫", 3), ("一只猫", 4)]
     names = [j.file(pathlib.Path("v.mp4")).name for j in jobs]
     assert names == ["v-000-seed3.mp4", "v-000-seed4.mp4", "v-001-seed3.mp4", "v-001-seed4.mp4"]
@@ -24,7 +24,7 @@ def test_every_prompt_with_every_seed(tmp_path):
 def test_jsonl_overrides_line_by_line(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text('{"prompt": "a", "seed": 9}\n{"prompt": "b", "negative_prompt": "dark"}\n')
-    jobs = plan(None, file, "bad", 0, 1)
+    jobs = read_jobs(None, file, "bad", 0, 1)
     assert [(j.prompt, j.negative_prompt, j.seed) for j in jobs] == [("a", "bad", 9), ("b", "dark", 0)]
 
 
@@ -45,20 +45,20 @@ def test_bad_prompt_files_raise(tmp_path, content, message):
     file = tmp_path / "p.jsonl"
     file.write_text(content)
     with pytest.raises(InputError, match=message):
-        plan(None, file, "", 0, 1)
+        read_jobs(None, file, "", 0, 1)
 
 
 def test_bad_requests_raise(tmp_path):
     with pytest.raises(InputError, match="either --prompt TEXT or --prompts FILE"):
-        plan(None, None, "", 0, 1)
+        read_jobs(None, None, "", 0, 1)
     with pytest.raises(InputError, match="either --prompt"):
-        plan("a", tmp_path / "p.txt", "", 0, 1)
+        read_jobs("a", tmp_path / "p.txt", "", 0, 1)
     with pytest.raises(InputError, match="--prompt is empty"):
-        plan("  ", None, "", 0, 1)
+        read_jobs("  ", None, "", 0, 1)
     with pytest.raises(InputError, match="cannot be read"):
-        plan(None, tmp_path / "none.txt", "", 0, 1)
+        read_jobs(None, tmp_path / "none.txt", "", 0, 1)
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(InputError, match="expected UTF-8"):
-        plan(None, tmp_path / "latin.txt", "", 0, 1)
-    with pytest.raises(InputError, match="--videos-per-prompt 0"):
-        plan("a", None, "", 0, 0)
+        read_jobs(None, tmp_path / "latin.txt", "", 0, 1)
+    with pytest.raises(InputError, match="--videos-per-prompt=0"):
+        read_jobs("a", None, "", 0, 0)

@@ -8,7 +8,9 @@ import pytest
 
 from lcv_jax import Pipeline, TextStates
 from lcv_jax.checkpoint import convert
+from lcv_jax.data import images
 from lcv_jax.errors import InputError
+from lcv_jax.sample import memory, opened
 
 SMALL = {"size": (32, 48), "num_frames": 5, "steps": 2, "max_text_tokens": 16}
 
@@ -108,6 +110,12 @@ def test_adapters_can_be_scaled_and_are_named(pipe, checkpoint_dir):
         pipe.velocity(z, t, text, loras=("mine",))
 
 
+def test_bytes_made_on_the_device_are_the_hosts(pipe):
+    latents = np.random.default_rng(0).normal(size=(2, 2, 4, 6, 16)).astype(np.float32)
+    floats = np.concatenate([pipe.decode_video(row[None]) for row in latents])
+    np.testing.assert_array_equal(pipe.frames(latents), images.to_uint8(floats))
+
+
 def test_our_layout_gives_the_same_bits(pipe, checkpoint_dir, tmp_path):
     convert.import_checkpoint(checkpoint_dir, tmp_path / "ours", dtype="keep")
     ours = Pipeline.from_pretrained(tmp_path / "ours", dtype="float32")
@@ -142,10 +150,19 @@ def test_an_empty_prompt_is_encoded(pipe):
         (lambda p: p.continue_video(clip(4), "a", num_cond_frames=5, **SMALL), "4 frames, fewer than"),
         (lambda p: p.continue_video(clip(6), "a", num_cond_frames=6, **SMALL), "6 frames cannot be encoded"),
         (lambda p: p.continue_video(clip(6), "a", num_cond_frames=5, **SMALL), "leaves nothing to generate"),
-        (lambda p: p.continue_video(clip(9), "a", enhance_hf=True, distilled=True, **SMALL), "fewer than|distilled"),
+        (lambda p: p.continue_video(clip(13), "a", enhance_hf=True, distilled=True, **SMALL), "cannot be combined"),
+        (lambda p: p.continue_video(clip(9), "a", num_cond_frames=5.0, **SMALL), r"num_cond_frames=5\.0"),
+        (lambda p: p.continue_video(clip(13), "a", kv_cache="no", **SMALL), "kv_cache='no'"),
+        (lambda p: p.continue_video(clip(13), "a", enhance_hf="auto", **SMALL), "enhance_hf='auto'"),
+        (lambda p: p.text_to_video([], **SMALL), "no prompt"),
+        (lambda p: p.text_to_video(3, **SMALL), "prompt=3: expected a string"),
+        (lambda p: p.text_to_video("a", loras=["mine"], **SMALL), "LoRA 'mine' is not loaded"),
+        (lambda p: p.refine(clip(5), "a"), "refine is not available yet"),
+        (lambda p: p.long_video(["a"], 2), "long_video is not available yet"),
+        (lambda p: p.encode_video(np.zeros((1, 5, 16, 16, 3), np.float32), seed=-1), "seed=-1"),
         (lambda p: p.encode_video(np.zeros((1, 4, 16, 16, 3), np.float32)), "4 frames cannot be encoded"),
         (lambda p: p.encode_video(np.zeros((1, 5, 16, 16, 3), np.uint8)), "floats in"),
-        (lambda p: p.encode_video(np.zeros((1, 5, 16, 16, 3), np.float32), posterior="mean"), "'mode' or 'sample'"),
+        (lambda p: p.encode_video(np.zeros((1, 5, 16, 16, 3), np.float32), posterior="mean"), "posterior='mean'"),
         (lambda p: p.velocity(np.zeros((1, 2, 4, 4, 16)), np.zeros(1), text(p)), r"expected \(B, T\)"),
         (lambda p: p.velocity(np.zeros((1, 2, 4, 4, 16)), np.zeros((1, 2)), text(p), sparse="config"), "sparse"),
         (lambda p: p.text_to_video("a", **(SMALL | {"size": (16384, 16384), "num_frames": 4001})), "device memory"),
@@ -158,6 +175,13 @@ def test_bad_calls_raise(pipe, call, message):
 
 def text(pipe):
     return TextStates(np.zeros((1, 4, 64), np.float32), np.ones((1, 4), bool))
+
+
+def test_weights_that_do_not_fit_are_not_read(checkpoint_dir, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1000)
+    monkeypatch.setattr(opened, "load_params", None)
+    with pytest.raises(InputError, match=r"checkpoint in float32 needs about .* use bfloat16"):
+        Pipeline.from_pretrained(checkpoint_dir, dtype="float32")
 
 
 def test_a_mesh_is_refused_visibly(checkpoint_dir):

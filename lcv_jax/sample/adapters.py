@@ -1,0 +1,37 @@
+"""The LoRAs of one DiT by name: those that were loaded, and the checkpoint's own, read when first asked for."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lcv_jax.checkpoint import lora
+from lcv_jax.models.layers import lora_collection
+from lcv_jax.sample.opened import Opened
+
+
+class Adapters:
+    """Loaded LoRAs are kept: the one thing in a pipeline that changes after it was made."""
+
+    def __init__(self, opened: Opened):
+        self._opened = opened
+        self._loaded: dict[str, Any] = {}
+
+    def load(self, path: str | os.PathLike[str], name: str, scale: float = 1.0) -> None:
+        """Reads a LoRA file under a name, in place of what had it. scale multiplies the file's own."""
+        adapter = lora.load_lora(path, self._opened.dit_abstract, dtype=self._opened.precision.param)
+        self._loaded[name] = _scaled(adapter, scale)
+
+    def collection(self, names: Sequence[str]) -> dict[str, Any]:
+        """The "lora" collection in which these are active. Raises InputError on a name that nothing has."""
+        for name in names:
+            if name not in self._loaded:
+                self.load(self._opened.lora_file(name), name)
+        return lora_collection({name: self._loaded[name] for name in names})
+
+
+def _scaled(tree: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """A LoRA tree whose scales are multiplied by `scale`."""
+    return {
+        key: _scaled(value, scale) if isinstance(value, Mapping) else value * scale if key == "scale" else value
+        for key, value in tree.items()
+    }

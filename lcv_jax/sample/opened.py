@@ -1,0 +1,109 @@
+"""A checkpoint that is opened but not read: configs, headers, schedule and tokenizer, checked against one another."""
+
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from lcv_jax.checkpoint import hub, layout, lora
+from lcv_jax.checkpoint.load import load_params
+from lcv_jax.checkpoint.source import read_json
+from lcv_jax.checkpoint.tensorfile import TensorFile
+from lcv_jax.data.text import Tokenizer
+from lcv_jax.errors import InputError
+from lcv_jax.flow.schedule import ScheduleConfig
+from lcv_jax.models import zoo
+from lcv_jax.models.dit import DiT
+from lcv_jax.models.precision import Precision
+from lcv_jax.models.umt5 import UMT5Encoder
+from lcv_jax.models.vae_coding import Tiling, VAECoder
+from lcv_jax.sample import memory
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opened:
+    """Everything about a checkpoint but its weights, so that a run can be planned and refused before they are read.
+
+    files: the three models' folders by name. coder: the autoencoder, in spatial tiles if wanted.
+    """
+
+    folder: pathlib.Path
+    files: Mapping[str, layout.Model]
+    precision: Precision
+    tokenizer: Tokenizer
+    schedule: ScheduleConfig
+    dit: DiT
+    text_encoder: UMT5Encoder
+    coder: VAECoder
+
+    @classmethod
+    def open(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        dtype: str | None = None,
+        *,
+        revision: str | None = None,
+        vae_tiling: Tiling | None = None,
+    ) -> "Opened":
+        """Takes what `Pipeline.from_pretrained` takes; raises InputError on anything wrong but a damaged weight."""
+        precision = Precision.named(dtype)
+        folder = hub.resolve(path_or_repo, revision)
+        scheduler = layout.folder(folder, "scheduler") / "scheduler_config.json"
+        files = {
+            name: layout.open_model(component, layout.folder(folder, name))
+            for name, component in layout.COMPONENTS.items()
+        }
+        return cls(
+            folder=folder,
+            files=files,
+            precision=precision,
+            tokenizer=Tokenizer.open(layout.folder(folder, "tokenizer")),
+            schedule=ScheduleConfig.from_json(read_json(scheduler), where=str(scheduler)),
+            dit=DiT(files["dit"].config, precision),
+            text_encoder=UMT5Encoder(files["text_encoder"].config, precision),
+            coder=VAECoder(files["vae"].config, precision, vae_tiling),
+        )
+
+    @property
+    def pixel_multiple(self) -> int:
+        """What height and width in pixels divide by."""
+        return self.coder.config.spatial_factor * max(self.dit.config.patch_size[1:])
+
+    def load(self, *, check_finite: bool = False) -> dict[str, Any]:
+        """Reads the weights: the models' parameters by name. check_finite: refuse NaN and infinity."""
+        return {
+            name: load_params(
+                m.source, m.component.table, m.abstract, dtype=self.precision.param, check_finite=check_finite
+            )
+            for name, m in self.files.items()
+        }
+
+    def check_memory(self, adapters: int = 0, run: int = 0) -> None:
+        """Raises InputError unless the weights, `adapters` bytes of LoRAs and `run` bytes of sampling fit together."""
+        weights = sum(memory.tree_bytes(zoo.abstract_params(m.config, self.precision)) for m in self.files.values())
+        memory.check(
+            weights + adapters + run,
+            f"{self.folder} in {self.precision.param}" + (" with this run" if run else ""),
+            "use bfloat16, a smaller size, fewer frames, or a device with more memory",
+        )
+
+    @functools.cached_property
+    def dit_abstract(self) -> dict[str, Any]:
+        """The DiT's parameters as jax.ShapeDtypeStruct, which LoRAs are checked against."""
+        return zoo.abstract_params(self.dit.config, self.precision)
+
+    def lora_file(self, name: str) -> pathlib.Path:
+        """The file of a LoRA that came with the checkpoint."""
+        path = self.folder / "lora" / f"{name}_lora.safetensors"
+        if not path.is_file():
+            raise InputError(f"LoRA {name!r} is not loaded and {path} does not exist: load_lora(path, {name!r})")
+        return path
+
+    def lora_bytes(self, path: os.PathLike[str] | str) -> int:
+        """Memory that a LoRA file takes; raises InputError unless its names and shapes are those of this DiT."""
+        file = TensorFile.open(path)
+        lora.adapters(file, self.dit_abstract)
+        return sum(math.prod(info.shape) for info in file.tensors.values()) * self.precision.param.itemsize

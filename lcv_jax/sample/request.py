@@ -1,0 +1,83 @@
+"""What is asked for, one value for any task: prompts, options and the frames to start from. No model is needed yet."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lcv_jax.data import images
+from lcv_jax.errors import InputError
+from lcv_jax.flow.schedule import Kind
+from lcv_jax.sample.options import SIZE, Options, one_of, texts, whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """Frames that a video starts with. frames: uint8 (F, H, W, 3), of any size. cached: whether their keys and values
+    are computed once instead of at every step."""
+
+    frames: np.ndarray
+    cached: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One run. like: (height, width) whose shape the video's size follows, unless the options give one."""
+
+    prompts: tuple[str, ...]
+    options: Options
+    kind: Kind
+    like: tuple[int, int]
+    condition: Condition | None = None
+
+
+def text_to_video(prompt: str | Sequence[str], options: Options) -> Request:
+    """Noise and text only."""
+    return Request(_prompts(prompt), options, _kind(options, Kind.BASE), SIZE)
+
+
+def image_to_video(image: Any, prompt: str | Sequence[str], options: Options) -> Request:
+    """The first latent is the image's. image: PIL image or uint8 (H, W, 3)."""
+    frames = images.as_frames(image)
+    if len(frames) != 1:
+        raise InputError(f"{len(frames)} frames given as an image: expected one picture")
+    # Officially without a cache: its frame then takes part in the guidance projection.
+    condition = Condition(frames, cached=False)
+    return Request(_prompts(prompt), options, _kind(options, Kind.BASE), frames.shape[1:3], condition)
+
+
+def continuation(
+    video: Any,
+    prompt: str | Sequence[str],
+    options: Options,
+    *,
+    num_cond_frames: int,
+    kv_cache: bool,
+    enhance_hf: bool | None,
+) -> Request:
+    """The last num_cond_frames (4n + 1) of the input stand in front. video: PIL images or uint8 (F, H, W, 3)."""
+    frames = images.as_frames(video)
+    count = whole("num_cond_frames", num_cond_frames, 1)
+    one_of("kv_cache", kv_cache, (False, True))
+    one_of("enhance_hf", enhance_hf, (None, False, True))
+    if len(frames) < count:
+        raise InputError(
+            f"the video has {len(frames)} frames, fewer than num_cond_frames={count}: "
+            "give a longer video or a smaller number, 4n + 1"
+        )
+    if enhance_hf and options.distilled:
+        raise InputError("enhance_hf cannot be combined with the distilled schedule: leave one of them out")
+    kind = _kind(options, Kind.BASE if enhance_hf is False else Kind.ENHANCE_HF)
+    return Request(_prompts(prompt), options, kind, frames.shape[1:3], Condition(frames[-count:], kv_cache))
+
+
+def _kind(options: Options, otherwise: Kind) -> Kind:
+    return Kind.DISTILLED if options.distilled else otherwise
+
+
+def _prompts(prompt: str | Sequence[str]) -> tuple[str, ...]:
+    prompts = texts("prompt", prompt, lambda text: (text,))
+    if not prompts:
+        raise InputError("no prompt: expected a string or a list of at least one")
+    return prompts

@@ -1,0 +1,188 @@
+"""The command's tasks and their options: each reads its own input, makes a request of it and shows the result."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from lcv_jax.data import images, video
+from lcv_jax.errors import InputError
+from lcv_jax.sample import request
+from lcv_jax.sample.options import FPS, NUM_FRAMES, Options
+from lcv_jax.sample.request import Request
+
+# Our own, of the kind that every official demo uses: a list of faults.
+NEGATIVE_PROMPT = (
+    "overexposed highlights, washed-out grey colours, motionless still frame, blurry smeared details, flicker, "
+    "subtitles, captions and logos, low quality, heavy compression blocks, badly drawn hands, extra or fused fingers, "
+    "deformed limbs, distorted face, messy background full of people, walking backwards"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options of every task."""
+
+    checkpoint: str
+    """Directory in the published layout or in ours, or a hub id such as org/name."""
+    out: pathlib.Path
+    """File to write: .mp4, or .png with --num-frames 1. Several videos get the prompt's number and the seed added.
+    Missing folders are made."""
+    prompt: str | None = None
+    """What the video shows, in any language."""
+    prompts: pathlib.Path | None = None
+    """Instead of --prompt: a text file, one prompt a line, or .jsonl with prompt, negative_prompt, seed."""
+    negative_prompt: str = NEGATIVE_PROMPT
+    """What it should not show; used when guidance is above 1."""
+    seed: int = 0
+    """Of the initial noise; same seed, same video on the same kind of device."""
+    videos_per_prompt: int = 1
+    """Videos of each prompt, with seeds S, S + 1, ..."""
+    height: int | None = None
+    """In pixels, a multiple of 16; goes with --width."""
+    width: int | None = None
+    """In pixels, a multiple of 16; goes with --height."""
+    resolution: Literal["480p", "720p"] | None = None
+    """Instead of height and width: the trained size nearest to the input's shape."""
+    num_frames: int = NUM_FRAMES
+    """Of the whole video at 15 frames a second, the condition included: 4n + 1."""
+    steps: int | None = None
+    """Sampling steps: 50, distilled 16."""
+    guidance: float | None = None
+    """CFG-zero* scale: 4, distilled 1, which is none."""
+    distilled: bool = False
+    """Use the distilled schedule with the cfg_step LoRA."""
+    lora: tuple[str, ...] = ()
+    """Further LoRA files, FILE or FILE@SCALE."""
+    posterior: Literal["sample", "mode"] = "sample"
+    """Of the autoencoder, for images and videos given."""
+    max_text_tokens: int = 512
+    """Longer prompts are cut with a warning."""
+    dtype: Literal["bfloat16", "float32"] | None = None
+    """bfloat16, on a CPU float32."""
+    vae_tile: int | None = None
+    """Run the autoencoder in overlapping tiles of this many pixels, a multiple of 16: less memory, small differences
+    at their edges."""
+    save_latents: pathlib.Path | None = None
+    """Also write the normalised latents (1, T, h, w, C), condition included, as .npy."""
+    compile_cache: str = "~/.cache/lcv_jax/xla"
+    """Where compiled programs are kept for the next run; "" for nowhere."""
+
+    def options(self) -> Options:
+        """All but what differs from job to job."""
+        if (self.height is None) != (self.width is None):
+            raise InputError(f"--height {self.height} --width {self.width}: give both or none")
+        return Options(
+            steps=self.steps,
+            guidance=self.guidance,
+            distilled=self.distilled,
+            loras=tuple(self.adapters()),
+            resolution=self.resolution,
+            size=None if self.height is None else (self.height, self.width),
+            num_frames=self.num_frames,
+            max_text_tokens=self.max_text_tokens,
+            posterior=self.posterior,
+            output="latents",
+        )
+
+    def adapters(self) -> dict[str, tuple[str, float]]:
+        """The LoRA files given, with their scales, under the names that the options use."""
+        return {f"--lora {given}": _path_and_scale(given) for given in self.lora}
+
+    def source(self) -> np.ndarray | None:
+        """The frames to start from, (F, H, W, 3) uint8, if there are any."""
+        return None
+
+    def request(self, source: np.ndarray | None, prompt: str, options: Options) -> Request:
+        """What to ask the pipeline for. source: what `source` gave, read once for all prompts."""
+        return request.text_to_video(prompt, options)
+
+    def shown(self, frames: np.ndarray) -> Iterable[np.ndarray]:
+        """What the file will show, frame by frame. frames: what was made, (F, H, W, 3) uint8."""
+        return frames
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T2V(Common):
+    """Text to video, or to an image with --num-frames 1 --out FILE.png."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class I2V(Common):
+    """Image to video: the first frame is the image."""
+
+    image: pathlib.Path
+    """Picture of any size and format."""
+
+    def source(self) -> np.ndarray:
+        return images.as_frames(images.read_image(self.image))
+
+    def request(self, source: np.ndarray, prompt: str, options: Options) -> Request:
+        return request.image_to_video(source[0], prompt, options)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VC(Common):
+    """Video continuation: writes the input, at 15 frames a second, and the new frames behind it."""
+
+    video: pathlib.Path
+    """Video of any size, codec and frame rate."""
+    num_cond_frames: int = 13
+    """Of the input's last frames, seen by the model: 4n + 1."""
+    kv_cache: bool = True
+    """Compute the condition's keys and values once, not at every step."""
+    enhance_hf: Literal["auto", "on", "off"] = "auto"
+    """Schedule with a uniform tail for finer detail; auto is on unless distilled."""
+    native_size: bool = False
+    """Write at the input's own size instead of the size generated at."""
+
+    def source(self) -> np.ndarray:
+        """The input's last frames."""
+        if self.num_cond_frames < 1:
+            raise InputError(f"--num-cond-frames {self.num_cond_frames}: expected 4n + 1")
+        frames = video.read_video(self.video, fps=FPS, last=self.num_cond_frames).frames
+        if len(frames) < self.num_cond_frames:
+            raise InputError(
+                f"--video {self.video}: has {len(frames)} frames at {FPS} a second, fewer than "
+                f"--num-cond-frames {self.num_cond_frames}: give a longer video or a smaller number, 4n + 1"
+            )
+        return frames
+
+    def request(self, source: np.ndarray, prompt: str, options: Options) -> Request:
+        return request.continuation(
+            source,
+            prompt,
+            options,
+            num_cond_frames=self.num_cond_frames,
+            kv_cache=self.kv_cache,
+            enhance_hf={"auto": None, "on": True, "off": False}[self.enhance_hf],
+        )
+
+    def shown(self, frames: np.ndarray) -> Iterator[np.ndarray]:
+        """The input at 15 frames a second, then what is new."""
+        size = frames.shape[1:3]
+        if self.native_size:
+            info = video.probe(self.video)
+            size = (info.height // 2 * 2, info.width // 2 * 2)  # h264 in yuv420p wants even sides
+        yield from video.stream_video(self.video, fps=FPS, size=size)
+        for frame in frames[self.num_cond_frames :]:
+            yield images.resize_lanczos(frame[None], size)[0]
+
+
+Task = (
+    Annotated[T2V, tyro.conf.subcommand("t2v")]
+    | Annotated[I2V, tyro.conf.subcommand("i2v")]
+    | Annotated[VC, tyro.conf.subcommand("vc")]
+)
+
+
+def _path_and_scale(given: str) -> tuple[str, float]:
+    path, at, scale = given.rpartition("@")
+    if at:
+        with contextlib.suppress(ValueError):
+            return path, float(scale)
+    return given, 1.0
