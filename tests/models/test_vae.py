@@ -172,7 +172,7 @@ def test_gradients_through_the_whole_are_finite_and_reach_every_parameter():
         decoded = model.apply({"params": params}, 0.1 * z, method="decode")
         return jnp.mean((decoded - video) ** 2) + 1e-3 * jnp.mean(posterior.logvar**2)
 
-    gradients = flatten(jax.jit(jax.grad(loss))(random_params(TINIEST)))
+    gradients = flatten(jax.device_get(jax.jit(jax.grad(loss))(random_params(TINIEST))))
     for path, gradient in gradients.items():
         assert np.isfinite(gradient).all(), path
         assert np.any(gradient), path
