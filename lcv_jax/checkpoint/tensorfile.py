@@ -11,8 +11,9 @@ import json
 import math
 import os
 import pathlib
+import reprlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 import ml_dtypes
@@ -81,10 +82,8 @@ class TensorFile:
                 raise InputError(f"{path}: {_not_safetensors(start, size)}")
             header = file.read(length)
         try:
-            entries = json.loads(header)
-            metadata = entries.pop("__metadata__", {})
-            tensors = {name: _info(entry, 8 + length) for name, entry in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            metadata, tensors = _parse(header, 8 + length)
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: the safetensors header is not valid ({error}): it is damaged; download it again"
             ) from None
@@ -107,6 +106,17 @@ class TensorFile:
                 self._fill(file, name, part)
                 flat[start : start + _CHUNK] = part
         return tensor
+
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        """The values of the tensor `name` in order, flat, a few million bytes at a time."""
+        info = self.tensors[name]
+        size = math.prod(info.shape)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(info.offset)
+            for start in range(0, size, _CHUNK):
+                part = np.empty(min(_CHUNK, size - start), info.dtype)
+                self._fill(file, name, part)
+                yield part
 
     def _fill(self, file: BinaryIO, name: str, part: np.ndarray) -> None:
         """Reads until `part` is full: one system call reads 2 GB at most."""
@@ -169,14 +179,49 @@ _WIDTH_ORDER += ("I32", "U32", "F32", "F64", "I64", "U64")
 _DTYPE_ORDER = {_DTYPES[code]: i for i, code in enumerate(_WIDTH_ORDER)}
 
 
-def _info(entry: dict, start: int) -> TensorInfo:
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"dtype {entry['dtype']!r} is not known")
-    begin, end = entry["data_offsets"]
-    info = TensorInfo(tuple(int(n) for n in entry["shape"]), _DTYPES[entry["dtype"]], start + begin)
-    if end - begin != info.nbytes or begin < 0 or min(info.shape, default=0) < 0:
-        raise ValueError(f"shape {list(info.shape)} does not fill bytes {begin} to {end}")
+def _parse(header: bytes, start: int) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    """Metadata and tensors of a header; start: of the data in the file. Raises ValueError or RecursionError."""
+    entries = json.loads(header, object_pairs_hook=_once)
+    if not isinstance(entries, dict):
+        raise ValueError(f"{reprlib.repr(entries)} is not an object")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(f"__metadata__ is {reprlib.repr(metadata)}, expected strings")
+    return metadata, {name: _info(name, entry, start) for name, entry in entries.items()}
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; the parser by itself would silently keep the last of two equal keys."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        seen = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"key {reprlib.repr(twice)} occurs twice")
+    return entries
+
+
+def _info(name: str, entry: object, start: int) -> TensorInfo:
+    """One entry of a header. What it quotes is cut short: a hostile header is as long as it likes."""
+    where = f"key {reprlib.repr(name)}"
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise ValueError(f"{where} is {reprlib.repr(entry)}, expected dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise ValueError(f"{where}: dtype {reprlib.repr(dtype)} is not known")
+    if not _are_counts(shape):
+        raise ValueError(f"{where}: shape {reprlib.repr(shape)}, expected whole numbers from 0")
+    if not _are_counts(offsets) or len(offsets) != 2:
+        raise ValueError(f"{where}: data_offsets {reprlib.repr(offsets)}, expected two whole numbers from 0")
+    begin, end = offsets
+    info = TensorInfo(tuple(shape), _DTYPES[dtype], start + begin)
+    if end - begin != info.nbytes:
+        raise ValueError(f"{where}: shape {reprlib.repr(shape)} does not fill bytes {begin} to {end}")
     return info
+
+
+def _are_counts(value: object) -> bool:
+    """Whether `value` is a list of whole numbers that a file could have; true and false are none."""
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 
 def _check_layout(path: pathlib.Path, tensors: Mapping[str, TensorInfo], start: int, size: int) -> None:
