@@ -72,13 +72,12 @@ def _forward(sizes: _Sizes, q: Array, k: Array, v: Array, indices: Array, counts
 
     def chunk(_, args):
         queries, picks, counts = args  # (B, C, block_q, h, d), (slices, B, h, C, S), (B, h, C)
-        B, C, rows, h, _ = queries.shape
-        scaled = functools.partial(_logits, queries, scale=d**-0.5)
+        queries = _heads_first(queries)
 
         def step(i, carry):
             total, peak, mass = carry
             keys, values, valid = _slice(plan, sizes.block_k, i, picks, counts, blocks_k, blocks_v)
-            logits = jnp.where(valid, scaled(keys), -jnp.inf)
+            logits = jnp.where(valid, _logits(queries, keys), -jnp.inf)
             higher = jnp.maximum(peak, logits.max(-1))
             base = jnp.where(higher == -jnp.inf, 0.0, higher)  # nothing seen yet: exp(-inf - 0) is 0
             weights = jnp.exp(logits - base[..., None])
@@ -87,14 +86,14 @@ def _forward(sizes: _Sizes, q: Array, k: Array, v: Array, indices: Array, counts
             return total * shrink[..., None] + part, higher, mass * shrink + weights.sum(-1)
 
         start = (
-            _full(0.0, (B, h, C, rows, d), queries),
-            _full(-jnp.inf, (B, h, C, rows), queries),
-            _full(0.0, (B, h, C, rows), queries),
+            _full(0.0, queries.shape, queries),
+            _full(-jnp.inf, queries.shape[:-1], queries),
+            _full(0.0, queries.shape[:-1], queries),
         )
         total, peak, mass = _over_slices(plan, counts, step, start)
         out = total / jnp.where(mass == 0, 1.0, mass)[..., None]
         lse = jnp.where(mass == 0, -jnp.inf, peak + jnp.log(jnp.where(mass == 0, 1.0, mass)))
-        return (), (out.transpose(0, 2, 3, 1, 4).astype(queries.dtype), lse)
+        return (), (_heads_last(out.astype(queries.dtype)), lse)
 
     parts = (plan.chunked(_query_blocks(q, sizes.block_q), 1), plan.picks(indices), plan.chunked(counts, 2))
     _, (out, lse) = jax.lax.scan(chunk, (), parts)
@@ -106,7 +105,7 @@ def _forward(sizes: _Sizes, q: Array, k: Array, v: Array, indices: Array, counts
 def _backward(sizes: _Sizes, saved, cotangents):
     q, k, v, indices, counts, out, lse = saved
     d_out, d_lse = cotangents
-    d, scale = q.shape[-1], q.shape[-1] ** -0.5
+    d = q.shape[-1]
     per_key = 2 * d * (k.dtype.itemsize + 4) + 12 * sizes.block_q
     plan = _plan(sizes, q, indices, bytes_per_key=per_key)
     blocks_k, blocks_v = (_key_blocks(x, sizes.block_k) for x in (k, v))
@@ -119,22 +118,23 @@ def _backward(sizes: _Sizes, saved, cotangents):
 
     def chunk(gradients, args):
         queries, d_out, lse, shift, picks, counts = args
+        queries, d_out = _heads_first(queries), _heads_first(d_out)
 
         def step(i, carry):
             d_queries, d_k, d_v = carry
             keys, values, valid = _slice(plan, sizes.block_k, i, picks, counts, blocks_k, blocks_v)
-            weights = jnp.where(valid, jnp.exp(_logits(queries, keys, scale) - lse[..., None]), 0.0)
-            d_weights = _product("bcqhd,bhckd->bhcqk", d_out, values)
-            d_logits = (weights * (d_weights - shift[..., None]) * scale).astype(queries.dtype)
-            d_queries += _product("bhcqk,bhckd->bcqhd", d_logits, keys)
+            weights = jnp.where(valid, jnp.exp(_logits(queries, keys) - lse[..., None]), 0.0)
+            d_weights = _product("bhcqd,bhckd->bhcqk", d_out, values)
+            d_logits = (weights * (d_weights - shift[..., None]) * d**-0.5).astype(queries.dtype)
+            d_queries += _product("bhcqk,bhckd->bhcqd", d_logits, keys)
             place = jax.lax.dynamic_index_in_dim(picks, i, keepdims=False)
-            d_k = _scatter_add(d_k, place, _product("bhcqk,bcqhd->bhckd", d_logits, queries))
-            d_v = _scatter_add(d_v, place, _product("bhcqk,bcqhd->bhckd", weights.astype(d_out.dtype), d_out))
+            d_k = _scatter_add(d_k, place, _product("bhcqk,bhcqd->bhckd", d_logits, queries))
+            d_v = _scatter_add(d_v, place, _product("bhcqk,bhcqd->bhckd", weights.astype(d_out.dtype), d_out))
             return d_queries, d_k, d_v
 
         start = (_full(0.0, queries.shape, queries), *gradients)
         d_queries, *gradients = _over_slices(plan, counts, step, start)
-        return tuple(gradients), d_queries.astype(queries.dtype)
+        return tuple(gradients), _heads_last(d_queries.astype(queries.dtype))
 
     zeros = _full(0.0, blocks_k.shape, k)
     per_row = (x.reshape(*counts.shape, sizes.block_q) for x in (lse, shift))
@@ -146,7 +146,7 @@ def _backward(sizes: _Sizes, saved, cotangents):
     )
     (d_k, d_v), d_q = jax.lax.scan(chunk, (zeros, zeros), parts)
     d_q = plan.joined(d_q, 1).reshape(q.shape)
-    d_k, d_v = (g.astype(x.dtype).transpose(0, 2, 3, 1, 4).reshape(x.shape) for g, x in ((d_k, k), (d_v, v)))
+    d_k, d_v = (_heads_last(g.astype(x.dtype)).reshape(x.shape) for g, x in ((d_k, k), (d_v, v)))
     return d_q, d_k, d_v, None, None
 
 
@@ -216,10 +216,22 @@ def _query_blocks(x: Array, block_q: int) -> Array:
     return x.reshape(B, N // block_q, block_q, h, d)
 
 
+def _heads_first(x: Array) -> Array:
+    """Blocks (B, C, tokens, h, d) to (B, h, C, tokens, d).
+
+    XLA refuses some bfloat16 products on CPUs whose operands do not have their batch axes first and in one order.
+    """
+    return x.transpose(0, 3, 1, 2, 4)
+
+
+def _heads_last(x: Array) -> Array:
+    return x.transpose(0, 2, 3, 1, 4)
+
+
 def _key_blocks(x: Array, block_k: int) -> Array:
     """(B, K, h, d) to (B, h, Nk, block_k, d): whole blocks lie together, for the gather."""
     B, K, h, d = x.shape
-    return x.reshape(B, K // block_k, block_k, h, d).transpose(0, 3, 1, 2, 4)
+    return _heads_first(x.reshape(B, K // block_k, block_k, h, d))
 
 
 def _gather(blocks: Array, place: Array) -> Array:
@@ -234,8 +246,8 @@ def _scatter_add(blocks: Array, place: Array, x: Array) -> Array:
     return jax.vmap(jax.vmap(lambda b, i, y: b.at[i].add(y, mode="promise_in_bounds")))(blocks, place, x)
 
 
-def _logits(queries: Array, keys: Array, scale: float) -> Array:
-    return _product("bcqhd,bhckd->bhcqk", queries, keys) * scale
+def _logits(queries: Array, keys: Array) -> Array:
+    return _product("bhcqd,bhckd->bhcqk", queries, keys) * queries.shape[-1] ** -0.5
 
 
 def _product(equation: str, x: Array, y: Array) -> Array:
