@@ -1,5 +1,6 @@
 """Shared fixtures: where the golden numbers lie and how they are read."""
 
+import os
 import pathlib
 
 import jax
@@ -13,6 +14,8 @@ CHECKPOINT = GOLDENS / "checkpoint"
 def pytest_configure():
     # Most of the suite's time is XLA compiling small programs, and less of it changes no result beyond rounding.
     jax.config.update("jax_disable_most_optimizations", True)
+    # The CPU's older fusion code compiles in less than half the time (JAX 0.10.2; 0.12.0 still knows the flag).
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 
 @pytest.fixture(scope="session")
