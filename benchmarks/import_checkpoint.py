@@ -94,7 +94,7 @@ def measure(folder, depth, rounds):
     for _ in range(rounds):
         times["copy"].append(run_copy(src, copy))
         shutil.rmtree(copy)
-        seconds, peak = run_import(src, ours)
+        seconds, peak = run_import(src / "dit", ours)
         shutil.rmtree(ours)
         times["import"].append(seconds)
         peaks.append(peak)

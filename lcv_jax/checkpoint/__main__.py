@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import os
+import pathlib
 import re
 import sys
 import time
@@ -14,6 +16,7 @@ import tyro
 from lcv_jax.checkpoint import convert, hub
 from lcv_jax.checkpoint import inspect as inspection
 from lcv_jax.checkpoint import verify as verification
+from lcv_jax.data.text import Tokenizer
 from lcv_jax.errors import InputError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -24,7 +27,7 @@ class Import:
     """Turn a checkpoint of the official layout (or a hub id) into ours."""
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of the official layout, or a hub id."""
+    """A checkpoint or one model's folder in the official layout, or a hub id."""
     dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """New folder."""
     dtype: Literal["bfloat16", "float32", "keep"] | None = None
@@ -36,9 +39,14 @@ class Import:
         src = hub.resolve(self.src)
         with _bar("import") as progress:
             done = convert.import_checkpoint(
-                src, self.dst, dtype=self.dtype, check_finite=self.check_finite, progress=progress
+                src,
+                self.dst,
+                dtype=self.dtype,
+                check_finite=self.check_finite,
+                token_ids=_token_ids,
+                progress=progress,
             )
-        print(f"{self.dst}: {done.tensors:,} tensors, {done.written:,} bytes")
+        _report(self.dst, done)
         return 0
 
 
@@ -47,7 +55,7 @@ class Export:
     """Turn a checkpoint of our layout into the official one, bit for bit."""
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of our layout."""
+    """A checkpoint or one model's folder in our layout."""
     dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """New folder."""
     max_shard_size: str = "5GB"
@@ -56,8 +64,10 @@ class Export:
     def run(self) -> int:
         size = parse_size(self.max_shard_size)
         with _bar("export") as progress:
-            done = convert.export_checkpoint(self.src, self.dst, max_shard_size=size, progress=progress)
-        print(f"{self.dst}: {done.tensors:,} tensors, {done.written:,} bytes")
+            done = convert.export_checkpoint(
+                self.src, self.dst, max_shard_size=size, token_ids=_token_ids, progress=progress
+            )
+        _report(self.dst, done)
         return 0
 
 
@@ -93,7 +103,11 @@ class Verify:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0; 1 when `verify` found a difference; 2 after one line about bad input."""
+    """Runs one command.
+
+    Returns 0; 1 when `verify` found a difference; 2 after one line about bad input, 130 after one about Ctrl-C.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install PyTorch
     command = tyro.extras.subcommand_cli_from_dict(
         {"import": Import, "export": Export, "inspect": Inspect, "verify": Verify}, args=argv, prog="lcv-checkpoint"
     )
@@ -102,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted, nothing was written: start it again", file=sys.stderr)
+        return 130
 
 
 def parse_size(text: str) -> int:
@@ -112,18 +129,35 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def _token_ids(tokenizer: pathlib.Path) -> int:
+    return Tokenizer.open(tokenizer).token_ids
+
+
+def _report(dst: str, done: convert.Converted) -> None:
+    print(f"{dst}: {done.tensors:,} tensors, {done.written:,} bytes")
+    for path in done.leftovers:
+        print(f"{path}: left by an interrupted import or export, can be removed")
+
+
 @contextlib.contextmanager
 def _bar(title: str) -> Iterator[convert.Progress]:
-    """A progress bar over the source's bytes, and the rate at the end."""
-    start = time.perf_counter()
-    with tqdm.tqdm(desc=title, unit="B", unit_scale=True) as bar:
+    """A progress bar over the source's bytes, and the rate at the end.
+
+    It begins with the first progress, so that what the checks refuse is one line; and it is for terminals only, so
+    that the same holds in a log of what is refused while weights are read.
+    """
+    with contextlib.ExitStack() as stack:
+        bar, start, read = None, time.perf_counter(), 0
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            nonlocal bar, start, read
+            if bar is None:
+                start = time.perf_counter()
+                bar = stack.enter_context(tqdm.tqdm(desc=title, total=total, unit="B", unit_scale=True, disable=None))
+            bar.update(done - read)
+            read = done
 
         yield progress
-        read = bar.n
     seconds = time.perf_counter() - start
     print(f"{title}: {read:,} bytes read in {seconds:.1f} s, {read / 1e6 / seconds:.0f} MB/s")
 

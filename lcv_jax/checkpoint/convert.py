@@ -1,7 +1,9 @@
-"""Whole checkpoints from the official layout to ours and back, one tensor in memory at a time.
+"""Checkpoints from the official layout to ours and back, one tensor in memory at a time.
 
-Everything is checked before the first byte is written. What is written lies in `DST.tmp-PID` until it is
-whole and is then renamed, so that an interrupted conversion leaves no DST; such a leftover may be deleted.
+A whole checkpoint must be one that can be sampled from; one model's folder is converted by itself as well.
+Everything but the weights' values is checked before the first byte is written. What is written lies in
+`DST.tmp-PID` until it is whole and is then renamed, so that an interrupted conversion leaves no DST. A killed
+one leaves that folder, which the next conversion to DST names.
 """
 
 import contextlib
@@ -9,37 +11,43 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from lcv_jax.checkpoint import layout, store
-from lcv_jax.checkpoint.load import read_cast
-from lcv_jax.checkpoint.tensorfile import METADATA, PICKLES, TensorInfo, write_tensors
+from lcv_jax.checkpoint import layout, lora, store
+from lcv_jax.checkpoint.load import check_aliases, read_cast
+from lcv_jax.checkpoint.tensorfile import METADATA, PICKLES, TensorFile, TensorInfo, write_tensors
 from lcv_jax.errors import InputError
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes of the source read so far and their total."""
+"""Called with the bytes of the source read so far and their total; first with 0, when all checks have passed."""
+TokenIds = Callable[[pathlib.Path], int]
+"""Opens a tokenizer's folder: one more than its largest id. Raises InputError on a broken one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What a conversion did. read, written: bytes of tensors."""
+    """What a conversion did. read, written: bytes of tensors. leftovers: what killed ones left beside DST."""
 
     tensors: int
     read: int
     written: int
+    leftovers: tuple[pathlib.Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """One model to be converted.
 
-    tensors: official name -> shape and target dtype. stored: official name -> the name in the source.
+    folder: in source and target; "." where they are the model's own. tensors: official name -> shape and target
+    dtype. stored: official name -> the name in the source.
     """
 
+    folder: str
     model: layout.Model
     tensors: Mapping[str, TensorInfo]
     stored: Mapping[str, str]
@@ -59,15 +67,17 @@ def import_checkpoint(
     *,
     dtype: str | None = None,
     check_finite: bool = False,
+    token_ids: TokenIds | None = None,
     progress: Progress | None = None,
 ) -> Converted:
-    """Official layout `src` -> our layout `dst`.
+    """Official layout `src`, a checkpoint or one model's folder -> the same in our layout, `dst`.
 
     dtype: "bfloat16", "float32" or "keep"; None is each component's own: bfloat16 for the DiT and the text
-    encoder, the source's for the VAE. Tensors that only repeat another (aliases) are stored once. Raises
-    InputError.
+    encoder, the source's for the VAE. Tensors that only repeat another (aliases) are stored once. check_finite:
+    refuse NaN and infinity. token_ids: opens the checkpoint's tokenizer, because tokenizers are read in a room
+    above; None leaves it unopened. Raises InputError.
     """
-    jobs = _jobs(src, lambda component: dtype or component.dtype or "keep")
+    jobs = _jobs(src, lambda component: dtype or component.dtype or "keep", token_ids)
 
     def write(job: _Job, folder: pathlib.Path, read: Callable[[str], np.ndarray]) -> None:
         store.save(folder / store.PARAMS, job.tensors, read)
@@ -80,10 +90,11 @@ def export_checkpoint(
     dst: os.PathLike[str] | str,
     *,
     max_shard_size: int = 5_000_000_000,
+    token_ids: TokenIds | None = None,
     progress: Progress | None = None,
 ) -> Converted:
-    """Our layout `src` -> official layout `dst`, the tensors as they are; max_shard_size in bytes."""
-    jobs = _jobs(src, lambda component: "keep")
+    """The inverse of `import_checkpoint`, the tensors as they are; max_shard_size in bytes."""
+    jobs = _jobs(src, lambda component: "keep", token_ids)
 
     def write(job: _Job, folder: pathlib.Path, read: Callable[[str], np.ndarray]) -> None:
         write_shards(folder, job.model.component.stem, job.tensors, read, max_shard_size)
@@ -127,12 +138,17 @@ def split(tensors: Mapping[str, TensorInfo], max_shard_size: int) -> list[list[s
     return shards
 
 
-def _jobs(src: os.PathLike[str] | str, dtype: Callable[[layout.Component], str]) -> list[_Job]:
-    """Opens and checks all models of `src`."""
+def _jobs(
+    src: os.PathLike[str] | str, dtype: Callable[[layout.Component], str], token_ids: TokenIds | None
+) -> list[_Job]:
+    """Opens and checks all models of `src`, and what belongs to them."""
+    if layout.is_model(src):
+        models = {".": layout.open_model(layout.component_of(src), src)}
+    else:
+        models = _open_checkpoint(pathlib.Path(src), token_ids)
     jobs = []
-    for name, folder in layout.find(src).items():
-        component = layout.COMPONENTS[name]
-        model = layout.open_model(component, folder)
+    for folder, model in models.items():
+        component = model.component
         target = dtype(component)
         aliases = dict(component.table.aliases)
         names = [name for leaf in model.leaves for name, _ in leaf.parts]
@@ -142,8 +158,19 @@ def _jobs(src: os.PathLike[str] | str, dtype: Callable[[layout.Component], str])
             info = model.source.tensors[name]
             kept = info.dtype if target == "keep" else np.dtype(jnp.dtype(target))
             tensors[official] = TensorInfo(info.shape, kept)
-        jobs.append(_Job(model, tensors, stored))
+        jobs.append(_Job(folder, model, tensors, stored))
     return jobs
+
+
+def _open_checkpoint(src: pathlib.Path, token_ids: TokenIds | None) -> dict[str, layout.Model]:
+    """The models of a whole checkpoint; refuses what `Pipeline.from_pretrained` would refuse."""
+    models = layout.open_models(src)
+    layout.read_schedule(src)
+    tokenizer = layout.folder(src, "tokenizer")
+    layout.check_together(models, tokenizer, token_ids(tokenizer) if token_ids else 0)
+    for path in sorted((src / "lora").glob("*.safetensors")):
+        lora.modules(TensorFile.open(path), models["dit"].abstract)
+    return models
 
 
 def _convert(
@@ -156,7 +183,7 @@ def _convert(
 ) -> Converted:
     """Copies what is not weights and lets `write` store each model, reading through what it is given."""
     src, dst = pathlib.Path(src), pathlib.Path(dst)
-    copied = _other_files(src, {job.model.component.name for job in jobs})
+    copied = _other_files(src, {job.folder for job in jobs})
     size = sum(job.written for job in jobs) + sum((src / file).stat().st_size for file in copied)
     total = sum(job.read for job in jobs)
     done = 0
@@ -173,32 +200,42 @@ def _convert(
 
         return read
 
-    with _aside(src, dst, size) as aside:
+    leftovers = _leftovers(dst)
+    with _aside(src, dst, size, leftovers) as aside:
+        for job in jobs:
+            check_aliases(job.model.source, job.model.component.table)
+        if progress:
+            progress(0, total)
         for file in copied:
             (aside / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(src / file, aside / file)
         for job in jobs:
-            folder = aside / job.model.component.name
+            folder = aside / job.folder
             folder.mkdir(exist_ok=True)
             write(job, folder, reader(job))
-    return Converted(sum(len(job.tensors) for job in jobs), total, sum(job.written for job in jobs))
+    return Converted(sum(len(job.tensors) for job in jobs), total, sum(job.written for job in jobs), leftovers)
 
 
 @contextlib.contextmanager
-def _aside(src: pathlib.Path, dst: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
+def _aside(
+    src: pathlib.Path, dst: pathlib.Path, size: int, leftovers: Sequence[pathlib.Path]
+) -> Iterator[pathlib.Path]:
     """A folder beside `dst` that becomes `dst` when the block ends well, and is removed when it does not."""
     if dst.exists():
         raise InputError(f"{dst}: exists already: expected a new folder; choose another or delete it first")
     if dst.resolve().is_relative_to(src.resolve()):
         raise InputError(f"{dst}: lies inside the source {src}: expected a folder outside it; choose another")
     aside = dst.with_name(f"{dst.name}.tmp-{os.getpid()}")
+    if aside.exists():
+        raise InputError(f"{aside}: left by an interrupted import or export: expected no such folder; remove it")
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(dst.parent).free
         if free < size:
+            hint = f" ({', '.join(map(str, leftovers))}: left by an interrupted import or export, can be removed)"
             raise InputError(
-                f"{dst}: {size / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on this disk: make room, or "
-                "choose another place"
+                f"{dst}: {amount(size)} needed, {amount(free)} free on this disk: make room"
+                f"{hint if leftovers else ''}, or choose another place"
             )
         aside.mkdir()
         yield aside
@@ -209,14 +246,40 @@ def _aside(src: pathlib.Path, dst: pathlib.Path, size: int) -> Iterator[pathlib.
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def amount(size: int) -> str:
+    """Bytes for people, in the largest unit of which there is at least one."""
+    power = min((len(str(size)) - 1) // 3, 4)
+    return f"{size / 1000**power:.1f} {('B', 'KB', 'MB', 'GB', 'TB')[power]}" if power else f"{size} B"
+
+
+def _leftovers(dst: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """Folders that killed conversions to `dst` left beside it; those of running ones are none."""
+    pattern = re.compile(rf"{re.escape(dst.name)}\.tmp-(\d{{1,9}})")
+    beside = sorted(dst.parent.iterdir()) if dst.parent.is_dir() else []
+    return tuple(p for p in beside if (match := pattern.fullmatch(p.name)) and not _runs(int(match[1])))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
 def _other_files(src: pathlib.Path, models: set[str]) -> list[pathlib.Path]:
-    """Everything that is copied as it is: all but weights, pickles and hidden files. Relative to `src`."""
+    """Everything that is copied as it is: all but weights, pickles and hidden files. Relative to `src`.
+
+    models: folders that hold weights, relative to `src`.
+    """
     files = []
     # A component's folder may be a link to another place, which a search from the root would not enter.
     paths = (path for entry in src.iterdir() for path in ([entry] if entry.is_file() else entry.rglob("*")))
     for path in sorted(paths):
         file = path.relative_to(src)
-        weights = file.parts[0] in models and (
+        weights = any(file.is_relative_to(model) for model in models) and (
             store.PARAMS in file.parts or file.name.endswith((".safetensors", ".safetensors.index.json"))
         )
         hidden = any(part.startswith(".") for part in file.parts)

@@ -7,12 +7,14 @@ tokenizer/  scheduler/  lora/  the same files in both
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 
 from lcv_jax.checkpoint.load import Leaf, Params, plan
 from lcv_jax.checkpoint.source import SafetensorsSource, Source, read_json
 from lcv_jax.checkpoint.store import PARAMS, OrbaxSource
 from lcv_jax.checkpoint.table import DIT, UMT5, VAE, Table
 from lcv_jax.errors import InputError
+from lcv_jax.flow.schedule import ScheduleConfig
 from lcv_jax.models import zoo
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.umt5_config import UMT5Config
@@ -55,6 +57,10 @@ class Model:
     abstract: Params
     leaves: tuple[Leaf, ...]
 
+    @property
+    def config_file(self) -> pathlib.Path:
+        return self.source.path / "config.json"
+
 
 def find(root: os.PathLike[str] | str) -> dict[str, pathlib.Path]:
     """The model folders of a checkpoint, in either layout; raises InputError when there are none."""
@@ -73,6 +79,50 @@ def folder(root: os.PathLike[str] | str, name: str) -> pathlib.Path:
     if not path.is_dir():
         raise InputError(f"{path}: folder is missing: expected the checkpoint's {name}; complete the download")
     return path
+
+
+def is_model(path: os.PathLike[str] | str) -> bool:
+    """Whether `path` is one model's folder and not a whole checkpoint."""
+    path = pathlib.Path(path)
+    return (path / "config.json").is_file() and not any((path / name).is_dir() for name in COMPONENTS)
+
+
+def open_models(root: os.PathLike[str] | str) -> dict[str, Model]:
+    """All models of a whole checkpoint, every header checked; raises InputError on a missing one."""
+    find(root)
+    return {name: open_model(component, folder(root, name)) for name, component in COMPONENTS.items()}
+
+
+def read_schedule(root: os.PathLike[str] | str) -> ScheduleConfig:
+    """The schedule of a whole checkpoint; raises InputError on one that we do not sample."""
+    file = folder(root, "scheduler") / "scheduler_config.json"
+    return ScheduleConfig.from_json(read_json(file), where=str(file))
+
+
+def check_together(models: Mapping[str, Model], tokenizer: os.PathLike[str] | str, token_ids: int) -> None:
+    """Raises InputError unless the three models and the tokenizer can belong to one checkpoint.
+
+    models: by name. tokenizer: its folder, for the message. token_ids: one more than its largest id, each of which
+    needs a row of the text encoder's embedding.
+    """
+    dit, vae, text = (models[name] for name in ("dit", "vae", "text_encoder"))
+    pairs = (
+        (dit, "in_channels", vae, "z_dim"),
+        (dit, "out_channels", vae, "z_dim"),
+        (dit, "caption_channels", text, "d_model"),
+    )
+    for one, key, other, other_key in pairs:
+        value, expected = getattr(one.config, key), getattr(other.config, other_key)
+        if value != expected:
+            raise InputError(
+                f"{one.config_file}: {key}={value}, but {other_key}={expected} in {other.config_file}: expected equal "
+                f"numbers; take {one.component.name}/ and {other.component.name}/ from one checkpoint"
+            )
+    if text.config.vocab_size < token_ids:
+        raise InputError(
+            f"{text.config_file}: vocab_size={text.config.vocab_size}, but {tokenizer} has ids up to {token_ids - 1}: "
+            f"expected at least {token_ids}; take text_encoder/ and tokenizer/ from one checkpoint"
+        )
 
 
 def open_source(path: os.PathLike[str] | str) -> Source:

@@ -53,9 +53,11 @@ def load_params(
     SingleDeviceSharding; None is the default device. check_finite: refuse NaN and infinity (after the cast).
 
     Raises InputError, before any tensor is read, on unknown, missing or doubly mapped keys, on wrong shapes
-    and on dtypes other than float32, bfloat16 and float16; while reading, on values that are not finite.
+    and on dtypes other than float32, bfloat16 and float16; while reading, on values that are not finite. Where
+    a tensor and its alias are both there, both are read, and other values in one than in the other are refused.
     """
     leaves = plan(source, table, abstract)
+    check_aliases(source, table)
     where = flatten(shardings) if shardings is not None else {}
     loaded = {}
     for leaf in leaves:
@@ -87,6 +89,26 @@ def plan(source: Source, table: Table, abstract: Params) -> tuple[Leaf, ...]:
         if alias in source.tensors:
             _check(source, table, alias, expected[name if name in expected else alias])
     return tuple(leaves)
+
+
+def check_aliases(source: Source, table: Table) -> None:
+    """Raises InputError where a tensor and its alias are both there and differ: only one of them would be used."""
+    for alias, name in table.aliases:
+        if alias not in source.tensors or name not in source.tensors:
+            continue
+        at = 0
+        for one, two in zip(source.chunks(alias), source.chunks(name), strict=True):
+            one, two = one.astype(np.float32), two.astype(np.float32)  # exact, so that dtypes may differ
+            differs = (one != two) & ~(np.isnan(one) & np.isnan(two))
+            if differs.any():
+                first = int(np.argmax(differs))
+                index = [int(i) for i in np.unravel_index(at + first, source.tensors[name].shape)]
+                raise InputError(
+                    f"{source.file(alias)}: key {alias!r} is {one[first]} at {index}, but {name!r} in "
+                    f"{source.file(name).name} is {two[first]}: expected the same values in both; take whole files "
+                    f"of one version, or remove {alias!r}"
+                )
+            at += one.size
 
 
 def read_cast(source: Source, name: str, dtype: Any, check_finite: bool = False) -> np.ndarray:

@@ -50,14 +50,10 @@ def load_lora(path: os.PathLike[str] | str, abstract: Params, *, dtype=None, sha
     another model's.
     """
     file = TensorFile.open(path)
-    modules = collections.defaultdict(list)
-    for adapter in adapters(file, abstract):
-        modules[adapter.place.path.removesuffix("/kernel")].append(adapter)
     kernels = flatten(abstract)
     where = flatten(shardings) if shardings is not None else {}
     loaded = {}
-    for module, parts in modules.items():
-        _check_alike(file, parts)
+    for module, parts in modules(file, abstract).items():
         for name, value in _stack(file, parts, kernels[f"{module}/kernel"].shape, dtype).items():
             leaf = f"{module}/{name}"
             loaded[leaf] = put(value, where[leaf]) if shardings is not None else jax.device_put(value)
@@ -90,6 +86,19 @@ def save_lora(path: os.PathLike[str] | str, lora: Params) -> None:
 def is_lora(file: TensorFile) -> bool:
     """Whether any tensor is named as in a LoRA file."""
     return any(name.startswith(PREFIX) for name in file.tensors)
+
+
+def modules(file: TensorFile, abstract: Params) -> dict[str, list[Adapter]]:
+    """The adapters of a LoRA file by their module's path in the DiT, e.g. "blocks/attn/qkv".
+
+    Everything that headers show is checked, as in `load_lora`.
+    """
+    found = collections.defaultdict(list)
+    for adapter in adapters(file, abstract):
+        found[adapter.place.path.removesuffix("/kernel")].append(adapter)
+    for parts in found.values():
+        _check_alike(file, parts)
+    return dict(found)
 
 
 def adapters(file: TensorFile, abstract: Params) -> list[Adapter]:

@@ -7,7 +7,7 @@ axis order. Every fault that headers show is raised when the source is opened, b
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,10 @@ class Source(Protocol):
         """One tensor in the official axis order, in `dtype`; None is the dtype it is stored in."""
         ...
 
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        """The values of one tensor in order, flat, as stored; tensors of one size are cut alike."""
+        ...
+
 
 class SafetensorsSource:
     """A folder of the official layout: one safetensors file, or shards with their index."""
@@ -45,6 +49,9 @@ class SafetensorsSource:
     def read(self, name: str, dtype: np.dtype | None = None) -> np.ndarray:
         return self._files[name].read(name, dtype)
 
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        return self._files[name].chunks(name)
+
 
 def read_json(path: pathlib.Path) -> dict:
     """A JSON object; raises InputError when it is missing or not one."""
@@ -52,7 +59,7 @@ def read_json(path: pathlib.Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: expected the component's {path.name}; download it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}): repair it or download it again") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: a JSON {type(value).__name__}, expected an object: download it again")

@@ -74,7 +74,8 @@ def save(folder: os.PathLike[str] | str, tensors: Mapping[str, TensorInfo], read
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax warns on every save without its OCDBT database, which we leave out on purpose."""
+    """Without Orbax's warnings: of every save without its OCDBT database, which we leave out on purpose, and of
+    damaged files, which we refuse ourselves."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -96,6 +97,10 @@ class OrbaxSource:
     def file(self, name: str) -> pathlib.Path:
         return self._params / name
 
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        """The values of one tensor, flat, as a single chunk."""
+        yield self.read(name).reshape(-1)
+
     def read(self, name: str, dtype: np.dtype | None = None) -> np.ndarray:
         """Restores one tensor; the others are not read."""
         wanted = {name: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)}
@@ -110,12 +115,13 @@ def _tensors(params: pathlib.Path, checkpointer: ocp.Checkpointer) -> dict[str, 
     if not params.is_dir():
         raise InputError(f"{params}: no such folder: expected an Orbax checkpoint; import it again")
     try:
-        metadata = checkpointer.metadata(params).item_metadata
-    except (OSError, ValueError) as error:
-        raise _damaged(params, error) from None
-    if metadata is None:
-        raise _damaged(params, "no metadata")
-    return {name: TensorInfo(tuple(m.shape), np.dtype(m.dtype)) for name, m in metadata.tree.items()}
+        with _quiet():
+            metadata = checkpointer.metadata(params).item_metadata
+        if metadata is None:  # what Orbax returns after its warning
+            raise ValueError("not readable as metadata")
+        return {name: TensorInfo(tuple(m.shape), np.dtype(m.dtype)) for name, m in metadata.tree.items()}
+    except Exception as error:  # Orbax lets whatever a broken file causes through
+        raise _damaged(params / "_METADATA", error) from None
 
 
 def _damaged(path: pathlib.Path, error: object) -> InputError:

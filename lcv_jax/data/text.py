@@ -72,6 +72,11 @@ class Tokenizer:
             raise InputError(f"tokenizer {path}: has no padding or no end token; expected a T5 tokenizer")
         return cls(backend, backend.pad_token_id, backend.eos_token_id)
 
+    @property
+    def token_ids(self) -> int:
+        """One more than the largest id that `encode` can give: the rows that an embedding needs."""
+        return 1 + max(self.backend.get_vocab().values())
+
     def encode(self, prompts: Sequence[str], max_tokens: int = 512) -> TokenBatch:
         """Cleans and tokenizes; every prompt ends with the end token and is padded to `max_tokens`.
 

@@ -1,6 +1,7 @@
 """Import and export of whole checkpoints: bit for bit, all or nothing."""
 
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -23,6 +24,7 @@ from lcv_jax.checkpoint.source import SafetensorsSource
 from lcv_jax.checkpoint.tensorfile import TensorInfo
 from lcv_jax.errors import InputError
 
+FOLDERS = (*layout.COMPONENTS, "tokenizer", "scheduler")
 HERE = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -51,11 +53,8 @@ def ours(checkpoint_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small(checkpoint_dir, tmp_path_factory):
-    """A checkpoint of a text encoder and a scheduler only."""
-    root = tmp_path_factory.mktemp("small")
-    for name in ("text_encoder", "scheduler"):
-        shutil.copytree(checkpoint_dir / name, root / name)
-    return root
+    """One model's folder."""
+    return shutil.copytree(checkpoint_dir / "text_encoder", tmp_path_factory.mktemp("small") / "text_encoder")
 
 
 @pytest.mark.smoke
@@ -83,10 +82,10 @@ def test_there_and_back_bit_for_bit(checkpoint_dir, ours, tmp_path):
 
 
 def test_a_single_shard_equals_the_published_file(checkpoint_dir, ours, tmp_path):
-    shutil.copytree(ours / "vae", tmp_path / "ours" / "vae")
-    convert.export_checkpoint(tmp_path / "ours", tmp_path / "back")
-    name = pathlib.Path("vae", "diffusion_pytorch_model.safetensors")
-    assert (tmp_path / "back" / name).read_bytes() == (checkpoint_dir / name).read_bytes()
+    convert.export_checkpoint(ours / "vae", tmp_path / "back")
+    assert _left(tmp_path / "back") == ["config.json", "diffusion_pytorch_model.safetensors"]
+    for name in _left(tmp_path / "back"):
+        assert (tmp_path / "back" / name).read_bytes() == (checkpoint_dir / "vae" / name).read_bytes()
 
 
 def test_both_layouts_load_to_the_same_params(checkpoint_dir, ours, abstract):
@@ -101,7 +100,8 @@ def test_dtypes_of_an_import(checkpoint_dir, small, tmp_path):
     """By default models are stored in bfloat16, but the VAE as it is; float32 widens."""
     done = convert.import_checkpoint(small, tmp_path / "a")
     assert (done.read, done.written) == (732_416, 366_208)
-    stored = layout.open_source(tmp_path / "a" / "text_encoder")
+    stored = layout.open_source(tmp_path / "a")
+    assert _left(tmp_path / "a") == ["config.json", "params"]
     original = SafetensorsSource(checkpoint_dir / "text_encoder")
     for name in original.tensors:
         np.testing.assert_array_equal(stored.read(name), original.read(name).astype(ml_dtypes.bfloat16))
@@ -111,7 +111,7 @@ def test_dtypes_of_an_import(checkpoint_dir, small, tmp_path):
         "vae": None,
     }
     convert.import_checkpoint(tmp_path / "a", tmp_path / "b", dtype="float32")
-    wide = layout.open_source(tmp_path / "b" / "text_encoder")
+    wide = layout.open_source(tmp_path / "b")
     assert {info.dtype.name for info in wide.tensors.values()} == {"float32"}
 
 
@@ -186,7 +186,7 @@ def test_existing_destination_is_refused(small, tmp_path):
 def test_destination_inside_the_source_is_refused(small):
     with pytest.raises(InputError, match=r"lies inside the source"):
         convert.import_checkpoint(small, small / "ours")
-    assert _left(small) == ["scheduler", "text_encoder"]
+    assert "ours" not in _left(small)
 
 
 def test_destination_that_cannot_be_written(small, tmp_path):
@@ -198,9 +198,36 @@ def test_destination_that_cannot_be_written(small, tmp_path):
 def test_too_little_room(small, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match=r"0.0 GB needed, 0.0 GB free on this disk"):
+    with pytest.raises(InputError, match=r"dst: 36\d.\d KB needed, 1.0 KB free on this disk: make room, or choose"):
         convert.import_checkpoint(small, tmp_path / "dst")
     assert _left(tmp_path) == []
+    (tmp_path / "dst.tmp-999999999").mkdir()
+    with pytest.raises(
+        InputError, match=r"make room \(.*/dst.tmp-999999999: left by an interrupted import .*removed\)"
+    ):
+        convert.import_checkpoint(small, tmp_path / "dst")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        *((0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (366_208, "366.2 KB"), (5 * 10**6, "5.0 MB")),
+        *((83_149_999_999, "83.1 GB"), (2 * 10**12, "2.0 TB"), (10**17, "100000.0 TB")),
+    ],
+)
+def test_amounts(size, text):
+    assert convert.amount(size) == text
+
+
+def test_only_folders_of_ended_processes_are_leftovers(small, tmp_path):
+    """Neither a running import's, nor one to another place, nor the user's own."""
+    for name in (f"dst.tmp-{os.getppid()}", "dst.tmp-999999999", "other.tmp-999999999", "dst.tmp-x", "dst.tmp-9" * 2):
+        (tmp_path / name).mkdir()
+    assert convert.import_checkpoint(small, tmp_path / "dst").leftovers == (tmp_path / "dst.tmp-999999999",)
+    (tmp_path / f"new.tmp-{os.getpid()}").mkdir()
+    with pytest.raises(InputError, match=rf"new.tmp-{os.getpid()}: left by an interrupted .* remove it"):
+        convert.import_checkpoint(small, tmp_path / "new")
+    assert f"new.tmp-{os.getpid()}" in _left(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "."])
@@ -216,9 +243,9 @@ def test_nan_leaves_nothing_behind(copy, rewrite, tmp_path):
     rewrite(last, lambda tensors: tensors[name].__setitem__(0, np.nan))
     dst = tmp_path / "out" / "dst"
     with pytest.raises(InputError, match=f"{last.name}: key '{name}' is nan"):
-        convert.import_checkpoint(folder.parent, dst, check_finite=True)
+        convert.import_checkpoint(folder, dst, check_finite=True)
     assert _left(dst.parent) == []
-    convert.import_checkpoint(folder.parent, dst)
+    convert.import_checkpoint(folder, dst)
     assert _left(dst.parent) == ["dst"]
 
 
@@ -235,8 +262,67 @@ def test_config_that_does_not_fit_is_found_before_anything_is_written(copy, tmp_
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=message):
-        convert.import_checkpoint(folder.parent, tmp_path / "out" / "dst")
+        convert.import_checkpoint(folder, tmp_path / "out" / "dst")
     assert not (tmp_path / "out").exists()
+
+
+def _edit(file, **change):
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+
+
+def _without(name):
+    return lambda root: shutil.rmtree(root / name)
+
+
+def _foreign_lora(root):
+    tensors = safetensors.numpy.load_file(root / "lora" / "cfg_step_lora.safetensors")
+    tensors = {name.replace("blocks___lorahyphen___0", "blocks___lorahyphen___9"): v for name, v in tensors.items()}
+    safetensors.numpy.save_file(tensors, root / "lora" / "other.safetensors")
+
+
+def _other_alias(root):
+    index = root / "text_encoder" / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    shard = root / "text_encoder" / weight_map["shared.weight"]
+    tensors = safetensors.numpy.load_file(shard)
+    tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"] + np.float32(1)
+    safetensors.numpy.save_file(tensors, shard)
+    _edit(index, weight_map=weight_map | {"encoder.embed_tokens.weight": shard.name})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            (_without(name), rf"/{name}: folder is missing: expected the checkpoint's {name}; complete")
+            for name in FOLDERS
+        ),
+        (lambda root: (root / "scheduler" / "scheduler_config.json").unlink(), "scheduler_config.json: no such file"),
+        (
+            lambda root: _edit(root / "scheduler" / "scheduler_config.json", shift="12"),
+            "config.json: shift='12': expected",
+        ),
+        (lambda root: _edit(root / "vae" / "config.json", z_dim=8), "vae/config.json: latents_mean="),
+        (_foreign_lora, r"lora/other.safetensors: module 'blocks.9.* the DiT has 3 blocks: give a LoRA of this model"),
+        (_other_alias, r"key 'encoder.embed_tokens.weight' is .* but 'shared.weight' in .*expected the same values"),
+    ],
+)
+def test_a_checkpoint_that_could_not_be_sampled_is_not_imported(checkpoint_dir, tmp_path, change, message):
+    root = shutil.copytree(checkpoint_dir, tmp_path / "src")
+    change(root)
+    with pytest.raises(InputError, match=message):
+        convert.import_checkpoint(root, tmp_path / "dst")
+    assert _left(tmp_path) == ["src"]
+
+
+def test_progress_begins_when_all_checks_have_passed(small, tmp_path):
+    seen = []
+    convert.import_checkpoint(small, tmp_path / "dst", progress=lambda *at: seen.append(at))
+    assert (seen[0], seen[-1]) == ((0, 732_416), (732_416, 732_416))
+    seen.clear()
+    with pytest.raises(InputError, match="exists already"):
+        convert.import_checkpoint(small, tmp_path / "dst", progress=lambda *at: seen.append(at))
+    assert seen == []
 
 
 def test_damaged_store(ours, tmp_path):
@@ -254,6 +340,16 @@ def test_damaged_store(ours, tmp_path):
         store.OrbaxSource(tmp_path / "t")
     with pytest.raises(InputError, match=r"no such folder: expected an Orbax checkpoint"):
         store.OrbaxSource(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", "[" * 100_000, '{"tree_metadata": {"x": 1}}'])
+def test_damaged_metadata_is_one_error_and_no_warning(ours, tmp_path, capfd, caplog, text):
+    shutil.copytree(ours / "text_encoder", tmp_path / "t")
+    (tmp_path / "t" / "params" / "_METADATA").write_text(text)
+    with pytest.raises(InputError, match=r"params/_METADATA: damaged or incomplete Orbax checkpoint .*again$") as error:
+        store.OrbaxSource(tmp_path / "t")
+    assert "\n" not in str(error.value)
+    assert (capfd.readouterr().err, caplog.text) == ("", "")
 
 
 def test_store_that_cannot_be_written(tmp_path):
@@ -309,6 +405,6 @@ def test_killed_import_leaves_no_destination(small, tmp_path):
         process.wait()
         process.stdout.close()
     assert _left(tmp_path) == [f"dst.tmp-{process.pid}"]
-    convert.import_checkpoint(small, dst)
+    assert convert.import_checkpoint(small, dst).leftovers == (tmp_path / f"dst.tmp-{process.pid}",)
     assert "dst" in _left(tmp_path)
-    assert len(layout.open_source(dst / "text_encoder").tensors) == 32
+    assert len(layout.open_source(dst).tensors) == 32

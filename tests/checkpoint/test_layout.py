@@ -1,5 +1,6 @@
 """Finding the parts of a checkpoint."""
 
+import dataclasses
 import json
 
 import pytest
@@ -35,6 +36,53 @@ def test_missing_folder(checkpoint_dir, tmp_path):
     assert layout.folder(checkpoint_dir, "tokenizer") == checkpoint_dir / "tokenizer"
     with pytest.raises(InputError, match=r"vae: folder is missing: expected the checkpoint's vae; complete"):
         layout.folder(tmp_path, "vae")
+
+
+def test_one_model_or_a_checkpoint(checkpoint_dir, tmp_path):
+    """A config.json beside the models' folders, as some repositories have it, makes no model of a checkpoint."""
+    assert [layout.is_model(path) for path in (checkpoint_dir / "vae", checkpoint_dir, tmp_path)] == [
+        True,
+        False,
+        False,
+    ]
+    (tmp_path / "config.json").write_text("{}")
+    assert layout.is_model(tmp_path)
+    (tmp_path / "dit").mkdir()
+    assert not layout.is_model(tmp_path)
+
+
+def test_what_belongs_together(checkpoint_dir):
+    models = layout.open_models(checkpoint_dir)
+    assert list(models) == list(layout.COMPONENTS)
+    assert layout.read_schedule(checkpoint_dir).shift == 12
+    layout.check_together(models, "tokenizer", token_ids=640)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "dit",
+            {"in_channels": 8},
+            r"dit/config.json: in_channels=8, but z_dim=16 in .*/vae/config.json: expected equal",
+        ),
+        ("dit", {"out_channels": 32}, r"out_channels=32, but z_dim=16 in .*take dit/ and vae/ from one checkpoint"),
+        ("dit", {"caption_channels": 8}, r"caption_channels=8, but d_model=64 in .*/text_encoder/config.json: .* take"),
+        ("vae", {"z_dim": 1, "latents_mean": (0.0,), "latents_std": (1.0,)}, "in_channels=16, but z_dim=1 in"),
+        ("text_encoder", {"d_model": 128}, "caption_channels=64, but d_model=128 in"),
+        (
+            "text_encoder",
+            {"vocab_size": 639},
+            r"text_encoder/config.json: vocab_size=639, but T has ids up to 639: expected at least 640; take text_enc",
+        ),
+    ],
+)
+def test_what_does_not_belong_together(checkpoint_dir, name, change, message):
+    models = layout.open_models(checkpoint_dir)
+    other = dataclasses.replace(models[name].config, **change, where="config")
+    models[name] = dataclasses.replace(models[name], config=other)
+    with pytest.raises(InputError, match=message):
+        layout.check_together(models, "T", token_ids=640)
 
 
 def test_component_by_folder_name_or_not_at_all(tmp_path):

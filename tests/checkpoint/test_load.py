@@ -39,6 +39,9 @@ class Memory:
         with np.errstate(over="ignore"):
             return self.arrays[name].astype(dtype)
 
+    def chunks(self, name):
+        yield from np.array_split(self.arrays[name].reshape(-1), 3)
+
 
 def arrays(checkpoint_dir, name):
     source = SafetensorsSource(checkpoint_dir / name)
@@ -170,6 +173,22 @@ def test_alias_may_be_there_or_take_its_targets_place(checkpoint_dir, abstract):
     only = {k: v for k, v in both.items() if k != "shared.weight"}
     for variant in (both, only):
         jax.tree.map(np.testing.assert_array_equal, load_params(Memory(variant), UMT5, abstract["text_encoder"]), plain)
+
+
+def test_alias_of_other_values(checkpoint_dir, abstract):
+    """One value in the last chunk is enough; a NaN in both is no difference, nor is a dtype that holds the value."""
+    tensors = arrays(checkpoint_dir, "text_encoder")
+    tensors["shared.weight"] = tensors["shared.weight"].astype(ml_dtypes.bfloat16)
+    tensors["shared.weight"][0, 0] = np.nan
+    alias = tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].astype(np.float32)
+    load_params(Memory(tensors), UMT5, abstract["text_encoder"])
+    tensors["shared.weight"][639, 1], alias[639, 1] = 0.5, 0.25
+    message = (
+        r"model.safetensors: key 'encoder.embed_tokens.weight' is 0.25 at \[639, 1\], but 'shared.weight' in "
+        r"model.safetensors is 0.5: expected the same values in both; take whole files"
+    )
+    with pytest.raises(InputError, match=message):
+        load_params(Memory(tensors), UMT5, abstract["text_encoder"])
 
 
 def test_alias_of_another_shape(checkpoint_dir, abstract):

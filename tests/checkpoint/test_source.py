@@ -29,6 +29,7 @@ def test_reads_what_the_reference_library_reads(checkpoint_dir, name, count):
     for shard in _shards(checkpoint_dir / name):
         for key, value in safetensors.numpy.load_file(shard).items():
             assert source.file(key) == shard
+            assert b"".join(part.tobytes() for part in source.chunks(key)) == value.tobytes()
             assert source.tensors[key].shape == value.shape
             assert source.tensors[key].dtype == value.dtype
             np.testing.assert_array_equal(source.read(key).view(np.uint8), value.view(np.uint8))
