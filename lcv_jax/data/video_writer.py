@@ -83,7 +83,8 @@ def _stream(file: av.container.OutputContainer, rate: Fraction, shape: tuple[int
     stream = file.add_stream("libx264", rate=rate)
     stream.height, stream.width = shape[:2]
     stream.pix_fmt = "yuv420p"
-    stream.options = {"crf": str(crf), "preset": "medium"}
+    # x264's macroblock tree gives other bytes, and visibly other pixels, from one write of the same frames to the next.
+    stream.options = {"crf": str(crf), "preset": "medium", "x264-params": "mbtree=0"}
     context = stream.codec_context
     context.thread_count = 1  # with more, the bytes depend on their number
     context.colorspace = _AVCOL_SPC_BT709

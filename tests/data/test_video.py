@@ -105,6 +105,19 @@ def test_same_input_same_bytes(tmp_path):
     assert (tmp_path / "c.mp4").stat().st_size < (tmp_path / "a.mp4").stat().st_size
 
 
+def test_bytes_do_not_depend_on_what_memory_held(tmp_path):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (9, 12, 24, 3), dtype=np.uint8)
+    frames = coarse.repeat(8, axis=1).repeat(8, axis=2) // 2 + rng.integers(0, 100, (9, 96, 192, 3), dtype=np.uint8)
+    written = set()
+    for i in range(8):
+        held = [rng.integers(0, 256, int(rng.integers(1_000, 3_000_000)), dtype=np.uint8) for _ in range(5)]
+        del held[:: i % 2 + 1]
+        write_video(tmp_path / "x.mp4", frames, 15)
+        written.add((tmp_path / "x.mp4").read_bytes())
+    assert len(written) == 1
+
+
 def test_index_stands_before_the_frames(tmp_path):
     write_video(tmp_path / "x.mp4", smooth(2, 16, 16), 15)
     data = (tmp_path / "x.mp4").read_bytes()
