@@ -107,8 +107,8 @@ def test_same_input_same_bytes(tmp_path):
 
 def test_bytes_do_not_depend_on_what_memory_held(tmp_path):
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (9, 12, 24, 3), dtype=np.uint8)
-    frames = coarse.repeat(8, axis=1).repeat(8, axis=2) // 2 + rng.integers(0, 100, (9, 96, 192, 3), dtype=np.uint8)
+    squares = rng.integers(0, 256, (5, 4, 6, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    frames = np.tile(squares, (3, 3, 4, 1))
     written = set()
     for i in range(8):
         held = [rng.integers(0, 256, int(rng.integers(1_000, 3_000_000)), dtype=np.uint8) for _ in range(5)]
@@ -140,7 +140,6 @@ def test_a_failing_source_leaves_nothing(tmp_path):
         ("x.mp4", numbered(1), 0, 18, "fps=0: expected a positive"),
         ("x.mp4", numbered(1), 15, 52, "crf=52: expected 0 to 51"),
         ("x.avi", numbered(1), 15, 18, r"ends in \.mp4"),
-        ("no/x.mp4", numbered(1), 15, 18, "does not exist"),
         ("x.mp4", [], 15, 18, "no frames to write"),
         ("x.mp4", numbered(1, 15), 15, 18, "frame 0: is 15 x 32, expected even sides"),
         ("x.mp4", numbered(1).astype(np.float32), 15, 18, "frame 0: .* dtype float32; expected uint8"),
