@@ -48,13 +48,13 @@ class Attend(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """attend: the computation. refuses: why it does not support a call with this config, None if it does. automatic:
-    whether None may choose it. The config is whatever the implementation declares as its own, or None.
+    """attend: the computation. refuses: why it does not support a call with this config, None if it does.
+
+    The config is of the implementation's own type, or None for the one it knows best.
     """
 
     attend: Attend
     refuses: Callable[[Call, Any], str | None]
-    automatic: bool = True
 
 
 def choose(call: Call, name: str | None, config: Any) -> Attend:
@@ -77,15 +77,15 @@ def target_device() -> tuple[str, str]:
 def _choose(call: Call, name: str | None, config: Any) -> str:
     if name is not None:
         if name not in _IMPLEMENTATIONS:
-            raise ValueError(f"implementation {name!r} is not known: expected None or one of {_names()}")
+            raise ValueError(
+                f"implementation {name!r} is not known: expected None or one of {', '.join(map(repr, _IMPLEMENTATIONS))}"
+            )
         if reason := _IMPLEMENTATIONS[name].refuses(call, config):
             raise ValueError(f"implementation {name!r} does not support this call: {reason}")
         return name
     reasons = []
-    for candidate, implementation in _IMPLEMENTATIONS.items():
-        if not implementation.automatic:
-            continue
-        reason = implementation.refuses(call, config)
+    for candidate in _AUTOMATIC:
+        reason = _IMPLEMENTATIONS[candidate].refuses(call, config)
         if reason is None:
             slow = call.platform == "gpu" and candidate == "xla"
             because = "".join(f"; not {reason}" for reason in reasons)
@@ -98,10 +98,6 @@ def _choose(call: Call, name: str | None, config: Any) -> str:
 @functools.cache
 def _log_once(level: int, message: str) -> None:
     logger.log(level, message)
-
-
-def _names() -> str:
-    return ", ".join(repr(name) for name in _IMPLEMENTATIONS)
 
 
 def _mosaic_gpu_refuses(call: Call, config: Any) -> str | None:
@@ -121,6 +117,10 @@ def _mosaic_gpu():
     return importlib.import_module("lcv_kernels.pallas.block_sparse_attention.mosaic_gpu")
 
 
+def _xla_attend(*arrays: Array, config: xla.XlaConfig | None, **settings: int) -> tuple[Array, Array]:
+    return xla.attend(*arrays, config=config or xla.config_for(target_device()[0]), **settings)
+
+
 def _xla_refuses(call: Call, config: Any) -> str | None:
     if config is not None and not isinstance(config, xla.XlaConfig):
         return f"its config is an XlaConfig, not {config!r}"
@@ -137,6 +137,8 @@ def _reference_refuses(call: Call, config: Any) -> str | None:
 
 _IMPLEMENTATIONS = {
     "mosaic_gpu": Implementation(_mosaic_gpu_attend, _mosaic_gpu_refuses),
-    "xla": Implementation(xla.attend, _xla_refuses),
-    "reference": Implementation(_reference_attend, _reference_refuses, automatic=False),
+    "xla": Implementation(_xla_attend, _xla_refuses),
+    "reference": Implementation(_reference_attend, _reference_refuses),
 }
+# In the order in which they are asked when none is named.
+_AUTOMATIC = ("mosaic_gpu", "xla")

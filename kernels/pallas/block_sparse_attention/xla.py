@@ -20,6 +20,11 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
+# Where a config was measured. On CPUs a chunk should stay in the cache: of 1 to 256 MiB, 4 to 16 were the fastest by up
+# to 1.7 (benchmarks/bsa_xla.py). Elsewhere the rule is a chunk that keeps the whole device busy.
+TUNED = {"cpu": 1 << 24}
+
+
 @dataclasses.dataclass(frozen=True)
 class XlaConfig:
     """How the work is cut.
@@ -28,7 +33,7 @@ class XlaConfig:
     slice_keys: most tokens of keys that a query block meets at a time; at least one key block is in a slice.
     """
 
-    chunk_bytes: int = 1 << 27
+    chunk_bytes: int = 1 << 28
     slice_keys: int = 1 << 14
 
     def __post_init__(self):
@@ -46,11 +51,17 @@ def attend(
     *,
     block_q: int,
     block_k: int,
-    config: XlaConfig | None = None,
+    config: XlaConfig,
 ) -> tuple[Array, Array]:
     """Arguments and results as of `attend_blocks`: out (B, N, heads, d) in q's dtype, lse (B, heads, N) float32."""
     q, k, v, indices, counts = _vary_alike(q, k, v, indices, counts)
-    return _attend(_Sizes(block_q, block_k, config or XlaConfig()), q, k, v, indices, counts)
+    return _attend(_Sizes(block_q, block_k, config), q, k, v, indices, counts)
+
+
+def config_for(platform: str) -> XlaConfig:
+    """The config that is used on "cpu", "gpu" or "tpu" where none is given."""
+    rule = XlaConfig()
+    return dataclasses.replace(rule, chunk_bytes=TUNED.get(platform, rule.chunk_bytes))
 
 
 class _Sizes(NamedTuple):
