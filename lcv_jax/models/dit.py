@@ -5,8 +5,11 @@ frame has its own. Condition frames stand first, noise-free, at t = 0. They atte
 from the text, so their keys and values do not change over the sampling steps: `condition` computes them once, and a
 call with that cache holds the noisy frames only.
 
+With block sparse attention the tokens are regrouped block by block once, after patch embedding, and back at the end.
+
 Hidden states (token states after patch embedding and after every block, the time and the text embedding) are sown into
-the "intermediates" collection: `apply(..., mutable="intermediates")` returns them, otherwise they cost nothing.
+the "intermediates" collection: `apply(..., mutable="intermediates")` returns them, otherwise they cost nothing. After
+blocks they stand in the order of the attention.
 """
 
 import dataclasses
@@ -23,24 +26,27 @@ from lcv_jax.models.layers import Dense, LayerNorm, RMSNorm, layer_norm
 from lcv_jax.models.precision import Precision
 from lcv_jax.ops.attention import Attention, dense_attention
 from lcv_jax.ops.rope import Rope, rope, rotate
+from lcv_jax.ops.token_order import from_order, to_order
 
 Array = jax.Array
 F32 = jnp.float32
 Grid = tuple[int, int, int]
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["k", "v"], meta_fields=["frames"])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["k", "v"], meta_fields=["frames", "block"])
 @dataclasses.dataclass(frozen=True)
 class KVCache:
     """Keys (after k_norm, BEFORE rotation) and values of the condition tokens, of every layer.
 
     k, v: (layers, B, frames * H/2 * W/2, h, d). B divides the running batch: 1 serves any, and that of the prompts
-    serves a guided batch, the negative prompts' rows first. frames: condition latent frames.
+    serves a guided batch, the negative prompts' rows first. frames: condition latent frames. block: the order of the
+    tokens, that of the attention that the cache was made with.
     """
 
     k: Array
     v: Array
     frames: int
+    block: Grid | None = None
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["velocity", "cache"], meta_fields=[])
@@ -55,11 +61,20 @@ class ConditionPass:
 @dataclasses.dataclass(frozen=True)
 class Geometry:
     """The static shape of one forward pass. grid: tokens (T, H, W) of the latents given; cond: how many of those
-    frames are condition frames; cached: how many condition frames stand before them in the cache."""
+    frames are condition frames; cached: how many condition frames stand before them in the cache; block: the order of
+    the tokens, blocks of (t, h, w) one after the other, or raster order (None)."""
 
     grid: Grid
     cond: int = 0
     cached: int = 0
+    block: Grid | None = None
+
+    def __post_init__(self):
+        if self.block is not None and (self.cond % self.block[0] or self.cached % self.block[0]):
+            raise InputError(
+                f"{self.cond or self.cached} condition frames do not divide into blocks of {self.block[0]} frames: "
+                "block sparse attention needs condition and noisy frames in multiples of it"
+            )
 
     @property
     def frame_tokens(self) -> int:
@@ -72,6 +87,17 @@ class Geometry:
     def frames(self, count: int) -> Grid:
         """The grid of `count` frames of this size."""
         return (count, *self.grid[1:])
+
+    def by_frame(self, x: Array) -> Array:
+        """Tokens (B, N, D) with the frame that each belongs to on axes of its own, (B, a, b, c, d, D)."""
+        t = 1 if self.block is None else self.block[0]
+        of_a_frame = 1 if self.block is None else self.block[1] * self.block[2]
+        return x.reshape(x.shape[0], self.grid[0] // t, -1, t, of_a_frame, x.shape[-1])
+
+    def of_frames(self, vectors: Array) -> Array:
+        """One vector per latent frame (B, T, D), shaped to broadcast against `by_frame`: (B, a, 1, c, 1, D)."""
+        t = 1 if self.block is None else self.block[0]
+        return vectors.reshape(vectors.shape[0], self.grid[0] // t, 1, t, 1, vectors.shape[-1])
 
 
 class DiT(nn.Module):
@@ -102,7 +128,12 @@ class DiT(nn.Module):
         grid = self._grid(latents)
         self._check(latents, t, text_states, text_mask)
         cond = _check_cond(latents.shape[:2], grid, num_cond, cache)
-        geometry = Geometry(grid, cond, 0 if cache is None else cache.frames)
+        geometry = Geometry(grid, cond, 0 if cache is None else cache.frames, self._block(grid))
+        if cache is not None and grid[0] > 1 and cache.block != geometry.block:
+            raise InputError(
+                f"the cache holds tokens in the order of {cache.block}, but the attention takes "
+                f"{geometry.block}: make it with the same attention"
+            )
         with self.precision.products():
             text = self._embed_text(text_states, text_mask)
             return self._run(latents, t, geometry, text, cache)[0]
@@ -110,11 +141,12 @@ class DiT(nn.Module):
     @nn.compact
     def condition(self, latents: Array) -> ConditionPass:
         """One pass over clean condition latents (B, n, H, W, C) at t = 0 without text, which fills the cache."""
-        geometry = Geometry(self._grid(latents))
+        grid = self._grid(latents)
+        geometry = Geometry(grid, block=self._block(grid))
         t = jnp.zeros(latents.shape[:2], F32)
         with self.precision.products():
             velocity, (k, v) = self._run(latents, t, geometry, None, None)
-        return ConditionPass(velocity, KVCache(k, v, latents.shape[1]))
+        return ConditionPass(velocity, KVCache(k, v, latents.shape[1], geometry.block))
 
     def _grid(self, latents: Array) -> Grid:
         if latents.ndim != 5:
@@ -127,6 +159,10 @@ class DiT(nn.Module):
                 f"and W by {q}"
             )
         return T, H // p, W // q
+
+    def _block(self, grid: Grid) -> Grid | None:
+        """The order of the tokens in the blocks; a single frame, taken densely by every attention, stays raster."""
+        return None if grid[0] == 1 else self.attention.token_block
 
     def _check(self, latents: Array, t: Array, text: Array, mask: Array | None) -> None:
         B, T = latents.shape[:2]
@@ -158,10 +194,11 @@ class DiT(nn.Module):
         c, p = self.config, self.precision
         x = PatchEmbedder(c.hidden_size, c.patch_size, p, name="x_embedder")(latents)
         self.sow("intermediates", "patch_embed", x)
+        x = to_order(x, geometry.grid, geometry.block)
         t_emb = TimeEmbedder(c.adaln_tembed_dim, c.frequency_embedding_size, p, name="t_embedder")(t)
         self.sow("intermediates", "t_emb", t_emb)
 
-        tables = rope(geometry.frames(geometry.cached + geometry.grid[0]), c.head_dim)
+        tables = _rope(geometry, None if cache is None else cache.block, c.head_dim)
         blocks = nn.scan(
             Block,
             variable_axes={"params": 0, "lora": 0, "intermediates": 0},
@@ -174,6 +211,21 @@ class DiT(nn.Module):
         x, keys_values = blocks(x, layers, t_emb, tables, text)
         out = FinalLayer(c, p, geometry, name="final_layer")(x, t_emb)
         return out.astype(p.output), keys_values
+
+
+def _rope(geometry: Geometry, cached_block: Grid | None, head_dim: int) -> Rope:
+    """Tables of the cached and the given tokens, each part in its order."""
+    g = geometry
+    tables = rope(g.frames(g.cached + g.grid[0]), head_dim)
+    first = g.cached * g.frame_tokens
+
+    def ordered(table: Array) -> Array:
+        cached, given = table[None, :first], table[None, first:]
+        if first:
+            cached = to_order(cached, g.frames(g.cached), cached_block)
+        return jnp.concatenate([cached, to_order(given, g.grid, g.block)], axis=1)[0]
+
+    return Rope(*map(ordered, tables))
 
 
 def _check_cond(shape: tuple[int, int], grid: Grid, num_cond: int, cache: KVCache | None) -> int:
@@ -305,18 +357,15 @@ class Block(nn.Module):
 
 def modulate(x: Array, shift: Array, scale: Array, geometry: Geometry) -> Array:
     """LayerNorm(x) * (1 + scale) + shift with one vector per latent frame (B, T, D); float32, returned in x's dtype."""
-    normed = _by_frame(layer_norm(x), geometry)
-    return (normed * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape).astype(x.dtype)
+    normed = geometry.by_frame(layer_norm(x))
+    shift, scale = geometry.of_frames(shift), geometry.of_frames(scale)
+    return (normed * (1 + scale) + shift).reshape(x.shape).astype(x.dtype)
 
 
 def gated(x: Array, gate: Array, y: Array, geometry: Geometry) -> Array:
     """x + gate * y with one gate per latent frame (B, T, D); float32, returned in x's dtype."""
-    product = gate[:, :, None] * _by_frame(y.astype(F32), geometry)
+    product = geometry.of_frames(gate) * geometry.by_frame(y.astype(F32))
     return (x.astype(F32) + product.reshape(x.shape)).astype(x.dtype)
-
-
-def _by_frame(x: Array, geometry: Geometry) -> Array:
-    return x.reshape(x.shape[0], geometry.grid[0], geometry.frame_tokens, x.shape[-1])
 
 
 class SelfAttention(nn.Module):
@@ -328,9 +377,7 @@ class SelfAttention(nn.Module):
     geometry: Geometry
 
     @nn.compact
-    def __call__(
-        self, x: Array, cached: tuple[Array, Array] | None, tables: Rope
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def __call__(self, x: Array, cached: tuple[Array, Array] | None, tables: Rope) -> tuple[Array, tuple[Array, Array]]:
         """Tokens (B, N, D), and their keys before rotation and values, (B, N, h, d)."""
         c, p = self.config, self.precision
         B, N, D = x.shape
@@ -418,6 +465,7 @@ class FinalLayer(nn.Module):
         out = Dense(a * b * c.out_channels, F32, p.param, kernel_init=zeros, name="linear")(
             modulate(x, shift, scale, g)
         )
+        out = from_order(out, g.grid, g.block)
         T, H, W = g.grid
         out = out.reshape(-1, T, H, W, a, b, c.out_channels).transpose(0, 1, 2, 4, 3, 5, 6)
         return out.reshape(-1, T, H * a, W * b, c.out_channels)

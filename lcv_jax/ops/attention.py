@@ -28,13 +28,18 @@ LOGITS_BUDGET = 1 << 28
 class Attention(Protocol):
     """What the DiT calls for attention; a value that is handed to it.
 
-    q: (B, N, heads, d) in raster order of grid_q. k, v: (B, K, heads, d) of grid_k; the grids' last frames coincide.
-    Grids are the tokens' (T, H, W), None where keys are no video. key_mask: (B, K) bool, False keys are not attended.
-    Returns (B, N, heads, d) in q's dtype.
+    q: (B, N, heads, d) of grid_q. k, v: (B, K, heads, d) of grid_k; the grids' last frames coincide. Grids are the
+    tokens' (T, H, W), None where keys are no video. key_mask: (B, K) bool, False keys are not attended. Returns (B, N,
+    heads, d) in q's dtype.
 
-    It is a static argument of jitted functions: a module-level function or a frozen dataclass, so that equal settings
-    compare equal and nothing is compiled twice.
+    token_block: the (t, h, w) blocks in whose order it wants a video's tokens, instead of raster order; None: raster.
+
+    It is a static argument of jitted functions: a frozen dataclass, so that equal settings compare equal and nothing
+    is compiled twice.
     """
+
+    @property
+    def token_block(self) -> Grid | None: ...
 
     def __call__(
         self,
@@ -58,6 +63,11 @@ class DenseAttention:
     """
 
     implementation: str | None = None
+
+    @property
+    def token_block(self) -> None:
+        """Any order does."""
+        return None
 
     def __call__(
         self,
