@@ -24,8 +24,8 @@ Array = jax.Array
 class Call:
     """What decides which implementation runs.
 
-    platform, device_kind: of the device that is compiled for, ("gpu", "NVIDIA H200"). dtype: of q, k and v. block_q,
-    block_k: tokens of a block. keys: tokens of k. selected: R, the most key blocks of a row.
+    platform, device_kind: of the device that is compiled for, "gpu" and "NVIDIA H200" say. dtype: of q, k and v.
+    block_q, block_k: tokens of a block. keys: tokens of k. selected: R, the most key blocks of a row.
     """
 
     platform: str
@@ -77,9 +77,8 @@ def target_device() -> tuple[str, str]:
 def _choose(call: Call, name: str | None, config: Any) -> str:
     if name is not None:
         if name not in _IMPLEMENTATIONS:
-            raise ValueError(
-                f"implementation {name!r} is not known: expected None or one of {', '.join(map(repr, _IMPLEMENTATIONS))}"
-            )
+            known = ", ".join(map(repr, _IMPLEMENTATIONS))
+            raise ValueError(f"implementation {name!r} is not known: expected None or one of {known}")
         if reason := _IMPLEMENTATIONS[name].refuses(call, config):
             raise ValueError(f"implementation {name!r} does not support this call: {reason}")
         return name
@@ -101,10 +100,12 @@ def _log_once(level: int, message: str) -> None:
 
 
 def _mosaic_gpu_refuses(call: Call, config: Any) -> str | None:
+    if call.platform not in ("gpu", "cuda"):
+        return f"it needs a Hopper GPU, not {call.device_kind!r} ({call.platform})"
     try:
         kernels = _mosaic_gpu()
-    except ModuleNotFoundError as error:
-        return f"its kernels cannot be imported here: {error}"
+    except ImportError as error:
+        return f"this JAX cannot load its kernels: {error}"
     return kernels.refuses(call, config)
 
 
