@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lcv_jax.errors import InputError
 from lcv_jax.flow.guidance import cfg_zero
 from lcv_jax.flow.solver import euler_step
 from lcv_jax.models.dit import DiT, KVCache
@@ -77,6 +78,15 @@ def denoise(
             noisy = jax.block_until_ready(x)[:, in_front:]
             on_step(Step(i, total, noisy, time.perf_counter() - start))
     return x if c.cache is None else jnp.concatenate([cond, x], axis=1)
+
+
+def check_finite(latents: Array) -> None:
+    """Raises InputError on a result that holds NaN or infinity, instead of letting it become a picture."""
+    if not bool(jnp.isfinite(latents).all()):
+        raise InputError(
+            "sampling gave NaN or infinity: expected finite latents; a weight or a LoRA is damaged, or guidance is too "
+            "large: load with check_finite (--check-finite) to find the tensor"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_cond"), donate_argnames="latents")

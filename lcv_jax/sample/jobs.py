@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from lcv_jax.data.text import clean
 from lcv_jax.errors import InputError
 from lcv_jax.sample.options import SEEDS, whole
 
@@ -39,7 +40,7 @@ def read_jobs(
     single = len(entries) * videos_per_prompt == 1
     jobs = []
     for i, entry in enumerate(entries):
-        if not entry["prompt"].strip():
+        if not clean(entry["prompt"]):
             where = "--prompt" if prompts is None else f"{prompts}, prompt {i + 1}"
             raise InputError(f"{where} is empty: describe the video")
         first = entry.get("seed", seed)
@@ -52,7 +53,8 @@ def read_jobs(
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # "utf-8-sig" drops the mark that some editors put in front; JSON strings may hold other line ends than "\n".
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--prompts {path}: cannot be read ({error}); expected UTF-8 text or .jsonl") from None
     numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]

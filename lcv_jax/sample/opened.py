@@ -10,7 +10,6 @@ from typing import Any
 
 from lcv_jax.checkpoint import hub, layout, lora
 from lcv_jax.checkpoint.load import load_params
-from lcv_jax.checkpoint.source import read_json
 from lcv_jax.checkpoint.tensorfile import TensorFile
 from lcv_jax.data.text import Tokenizer
 from lcv_jax.errors import InputError
@@ -51,17 +50,15 @@ class Opened:
         """Takes what `Pipeline.from_pretrained` takes; raises InputError on anything wrong but a damaged weight."""
         precision = Precision.named(dtype)
         folder = hub.resolve(path_or_repo, revision)
-        scheduler = layout.folder(folder, "scheduler") / "scheduler_config.json"
-        files = {
-            name: layout.open_model(component, layout.folder(folder, name))
-            for name, component in layout.COMPONENTS.items()
-        }
+        files = layout.open_models(folder)
+        tokenizer = Tokenizer.open(layout.folder(folder, "tokenizer"))
+        layout.check_together(files, folder / "tokenizer", tokenizer.token_ids)
         return cls(
             folder=folder,
             files=files,
             precision=precision,
-            tokenizer=Tokenizer.open(layout.folder(folder, "tokenizer")),
-            schedule=ScheduleConfig.from_json(read_json(scheduler), where=str(scheduler)),
+            tokenizer=tokenizer,
+            schedule=layout.read_schedule(folder),
             dit=DiT(files["dit"].config, precision),
             text_encoder=UMT5Encoder(files["text_encoder"].config, precision),
             coder=VAECoder(files["vae"].config, precision, vae_tiling),
@@ -105,5 +102,5 @@ class Opened:
     def lora_bytes(self, path: os.PathLike[str] | str) -> int:
         """Memory that a LoRA file takes; raises InputError unless its names and shapes are those of this DiT."""
         file = TensorFile.open(path)
-        lora.adapters(file, self.dit_abstract)
+        lora.modules(file, self.dit_abstract)
         return sum(math.prod(info.shape) for info in file.tensors.values()) * self.precision.param.itemsize

@@ -16,6 +16,8 @@ SIZE = (480, 832)
 FPS = 15
 # JAX keeps 32 bits of a seed and would silently give a larger one the video of its remainder.
 SEEDS = 2**32
+# The model was trained on so many timesteps.
+MAX_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Options:
             raise InputError(f"size={self.size} and resolution={self.resolution!r}: give one of them")
         plain = {
             "negative_prompt": texts("negative_prompt", self.negative_prompt, str),
-            "steps": None if self.steps is None else whole("steps", self.steps, 1),
+            "steps": None if self.steps is None else whole("steps", self.steps, 1, MAX_STEPS + 1),
             "guidance": None if self.guidance is None else _guidance(self.guidance),
             "loras": tuple(texts("loras", self.loras, lambda name: (name,))),
             "seed": _seeds(self.seed),
@@ -125,11 +127,15 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
 
 def texts(name: str, value: Any, alone: Callable[[str], Any]) -> Any:
     """What `alone` makes of a string, or the strings of a sequence as a tuple; raises InputError on other things."""
-    if isinstance(value, str):
-        return alone(value)
-    if not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
+    strings = (value,) if isinstance(value, str) else value
+    if not isinstance(strings, Sequence) or not all(isinstance(v, str) for v in strings):
         raise InputError(f"{name}={value!r}: expected a string or a list of strings")
-    return tuple(value)
+    for text in strings:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{name}={text!r}: holds bytes that are no text, expected UTF-8") from None
+    return alone(value) if isinstance(value, str) else tuple(value)
 
 
 def _guidance(value: Any) -> float:

@@ -17,7 +17,7 @@ from lcv_jax.sample.options import FPS
 from lcv_jax.sample.tasks import Common
 
 # Of the command's options, those that change no video, and those that a job has its own of.
-_NOT_SETTINGS = ("out", "prompts", "videos_per_prompt", "save_latents", "compile_cache")
+_NOT_SETTINGS = ("out", "prompts", "videos_per_prompt", "save_latents", "compile_cache", "check_finite")
 
 
 def check(task: Common, jobs: Sequence[Job]) -> None:

@@ -94,6 +94,8 @@ class Parts:
         return np.concatenate([np.concatenate(list(_fetched(row)), axis=1) for row in rows])
 
     def _decoded(self, latents: Any) -> Iterator[Array]:
+        if np.ndim(latents) != 5 or np.shape(latents)[-1] != self.coder.config.z_dim:
+            raise InputError(f"latents {np.shape(latents)}: expected (B, T, h, w, {self.coder.config.z_dim})")
         raw = denormalize(self.coder.config, jnp.asarray(latents, jnp.float32))
         return self.coder.decode_stream(self.params["vae"], [raw])
 

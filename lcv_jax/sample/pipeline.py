@@ -10,7 +10,7 @@ from lcv_jax.errors import InputError
 from lcv_jax.models.vae_coding import Tiling
 from lcv_jax.sample import request
 from lcv_jax.sample.adapters import Adapters
-from lcv_jax.sample.denoise import denoise
+from lcv_jax.sample.denoise import check_finite, denoise
 from lcv_jax.sample.opened import Opened
 from lcv_jax.sample.options import Options
 from lcv_jax.sample.parts import Parts
@@ -85,6 +85,7 @@ class Pipeline(Parts):
         conditioning = prepare(self, request, planned)
         variables = self.variables(request.options.active_loras)
         latents = denoise(self.dit, variables, conditioning, request.options.on_step)
+        check_finite(latents)
         return np.asarray(latents) if request.options.output == "latents" else self.frames(latents)
 
     def refine(self, *args: Any, **options: Any) -> NoReturn:

@@ -39,6 +39,8 @@ def plan(opened: Opened, request: Request) -> Plan:
         )
     if options.latents is not None and np.shape(options.latents) != shape:
         raise InputError(f"latents of shape {np.shape(options.latents)}: expected (B, T, h, w, C) = {shape}")
+    if options.latents is not None and not np.isfinite(options.latents).all():
+        raise InputError("latents hold NaN or infinity: expected normal noise")
     negatives = options.negative_prompts(B)
     return Plan(
         size=size,

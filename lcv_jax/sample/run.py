@@ -39,7 +39,7 @@ def run(task: Common) -> None:
     ]
     opened = _open(task)
     _check(opened, task, requests)
-    pipe = Pipeline.load(opened)
+    pipe = Pipeline.load(opened, check_finite=task.check_finite)
     for name, (path, scale) in task.adapters().items():
         pipe.load_lora(path, name, scale)
     for job, request in zip(jobs, requests, strict=True):
@@ -68,7 +68,7 @@ def _make(pipe: Pipeline, task: Common, job: Job, request: Request) -> None:
         latents = pipe.run(dataclasses.replace(request, options=options))
     frames = pipe.frames(latents)[0]
     out = outputs.write(task, job, frames, latents)
-    print(f"{out}: {len(frames)} frames in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    print(f"{out}: written after {time.perf_counter() - start:.1f} s", file=sys.stderr)
     print(out)
 
 

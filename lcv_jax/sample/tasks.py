@@ -1,7 +1,7 @@
 """The command's tasks and their options: each reads its own input, makes a request of it and shows the result."""
 
-import contextlib
 import dataclasses
+import math
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
@@ -64,6 +64,8 @@ class Common:
     """Longer prompts are cut with a warning."""
     dtype: Literal["bfloat16", "float32"] | None = None
     """bfloat16, on a CPU float32."""
+    check_finite: bool = False
+    """Refuse weights that hold NaN or infinity, naming the tensor; reading takes longer."""
     vae_tile: int | None = None
     """Run the autoencoder in overlapping tiles of this many pixels, a multiple of 16: less memory, small differences
     at their edges."""
@@ -182,7 +184,12 @@ Task = (
 
 def _path_and_scale(given: str) -> tuple[str, float]:
     path, at, scale = given.rpartition("@")
-    if at:
-        with contextlib.suppress(ValueError):
-            return path, float(scale)
-    return given, 1.0
+    try:
+        number = float(scale) if at else None
+    except ValueError:
+        number = None  # an @ in the file's name
+    if number is None:
+        return given, 1.0
+    if not math.isfinite(number):
+        raise InputError(f"--lora {given}: the scale is not finite, expected a number such as 0.8")
+    return path, number

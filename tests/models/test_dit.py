@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprs import equations, product_precisions
+import traces
 from lcv_jax.checkpoint.load import load_params
 from lcv_jax.checkpoint.source import SafetensorsSource
 from lcv_jax.checkpoint.table import DIT
 from lcv_jax.errors import InputError
-from lcv_jax.models.dit import DiT, KVCache, abstract_params, sinusoid
+from lcv_jax.models.dit import DiT, KVCache, abstract_params
 from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.dit_embed import sinusoid
 from lcv_jax.models.precision import BFLOAT16, FLOAT32
 
 ONE_FORWARD, BLOCK_STATES = 1e-4, 3e-4
@@ -259,7 +260,7 @@ def test_float32_islands_stay_float32(config):
     D, tokens = config.hidden_size, 2 * 2 * 2
     islands = {"rsqrt": 0, "cos": 0, "sin": 0, "exp": 0}
     products, gated_sums = {}, set()
-    for eqn in equations(_traced(config, BFLOAT16)):
+    for eqn in traces.equations(_traced(config, BFLOAT16)):
         if not eqn.outvars:
             continue
         name, out = eqn.primitive.name, eqn.outvars[0].aval
@@ -278,8 +279,7 @@ def test_float32_islands_stay_float32(config):
 
 
 def test_float32_is_full_float32_on_every_backend(config):
-    (precision,) = product_precisions(_traced(config, FLOAT32))
-    assert "HIGHEST" in precision
+    assert traces.precisions(_traced(config, FLOAT32)) == {"dot_general": {traces.EXACT}}
 
 
 def test_bad_calls_raise(config, params):

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprs import equations
 from lcv_jax.errors import InputError
 from lcv_jax.ops import attention
 from lcv_jax.ops.attention import DenseAttention, dense_attention
+from traces import equations
 
 
 def _inputs(N=10, K=7, dtype=jnp.float32):

@@ -28,6 +28,14 @@ def test_jsonl_overrides_line_by_line(tmp_path):
     assert [(j.prompt, j.negative_prompt, j.seed) for j in jobs] == [("a", "bad", 9), ("b", "dark", 0)]
 
 
+def test_marks_and_line_ends_of_other_editors(tmp_path):
+    text = '{"prompt": "a\u2028b"}\r\n{"prompt": "c"}\r\n'
+    for name in ("p.jsonl", "p.txt"):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [j.prompt for j in read_jobs(None, tmp_path / "p.jsonl", "", 0, 1)] == ["a\u2028b", "c"]
+    assert len(read_jobs(None, tmp_path / "p.txt", "", 0, 1)) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -116,6 +116,12 @@ def test_bytes_made_on_the_device_are_the_hosts(pipe):
     np.testing.assert_array_equal(pipe.frames(latents), images.to_uint8(floats))
 
 
+def test_a_result_that_is_not_finite_is_refused(pipe, checkpoint_dir):
+    pipe.load_lora(checkpoint_dir / "lora" / "cfg_step_lora.safetensors", "broken", scale=float("nan"))
+    with pytest.raises(InputError, match="sampling gave NaN or infinity"):
+        pipe.text_to_video("a cat", loras="broken", guidance=1, **SMALL)
+
+
 def test_our_layout_gives_the_same_bits(pipe, checkpoint_dir, tmp_path):
     convert.import_checkpoint(checkpoint_dir, tmp_path / "ours", dtype="keep")
     ours = Pipeline.from_pretrained(tmp_path / "ours", dtype="float32")
@@ -163,6 +169,9 @@ def test_an_empty_prompt_is_encoded(pipe):
         (lambda p: p.encode_video(np.zeros((1, 4, 16, 16, 3), np.float32)), "4 frames cannot be encoded"),
         (lambda p: p.encode_video(np.zeros((1, 5, 16, 16, 3), np.uint8)), "floats in"),
         (lambda p: p.encode_video(np.zeros((1, 5, 16, 16, 3), np.float32), posterior="mean"), "posterior='mean'"),
+        (lambda p: p.text_to_video("a", latents=np.full((1, 2, 4, 6, 16), np.nan), **SMALL), "hold NaN"),
+        (lambda p: p.decode_video(np.zeros((1, 2, 4, 6, 15))), r"expected \(B, T, h, w, 16\)"),
+        (lambda p: p.text_to_video("caf\udce9", **SMALL), "no text"),
         (lambda p: p.velocity(np.zeros((1, 2, 4, 4, 16)), np.zeros(1), text(p)), r"expected \(B, T\)"),
         (lambda p: p.velocity(np.zeros((1, 2, 4, 4, 16)), np.zeros((1, 2)), text(p), sparse="config"), "sparse"),
         (lambda p: p.text_to_video("a", **(SMALL | {"size": (16384, 16384), "num_frames": 4001})), "device memory"),
