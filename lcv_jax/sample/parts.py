@@ -13,9 +13,12 @@ import numpy as np
 from lcv_jax.data import images
 from lcv_jax.errors import InputError
 from lcv_jax.models.dit import DiT, KVCache
+from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.umt5 import TextStates, UMT5Encoder
 from lcv_jax.models.vae import Posterior, denormalize, normalize
 from lcv_jax.models.vae_coding import VAECoder
+from lcv_jax.ops.attention import Attention
+from lcv_jax.ops.sparse_attention import BlockSparseAttention
 from lcv_jax.sample.adapters import Adapters
 from lcv_jax.sample.opened import Opened
 from lcv_jax.sample.options import SEEDS, one_of, whole
@@ -99,6 +102,16 @@ class Parts:
         raw = denormalize(self.coder.config, jnp.asarray(latents, jnp.float32))
         return self.coder.decode_stream(self.params["vae"], [raw])
 
+    def network(self, sparse: Attention | str | None = None) -> DiT:
+        """The DiT with this self-attention: None is dense, "config" the published block sparse attention, else a
+        value such as ops.sparse_attention.BlockSparseAttention."""
+        if sparse is None:
+            return self.dit
+        if isinstance(sparse, str):
+            one_of("sparse", sparse, ("config",))
+            sparse = _published_blocks(self.dit.config)
+        return self.dit.clone(attention=sparse)
+
     def velocity(
         self,
         latents: Any,
@@ -107,28 +120,30 @@ class Parts:
         num_cond: int = 0,
         cache: KVCache | None = None,
         loras: Sequence[str] = (),
-        sparse: Any = None,
+        sparse: Attention | str | None = None,
     ) -> Array:
         """The DiT's velocity x0 - noise, float32, shaped like latents (B, T, h, w, C); t: (B, T) in [0, 1].
 
-        With a cache, latents and t hold only the noisy frames, and num_cond may be left out.
+        With a cache, latents and t hold only the noisy frames, and num_cond may be left out. sparse: see `network`.
         """
-        _no_sparse(sparse)
         text = text.checked()
         latents, t = jnp.asarray(latents, jnp.float32), jnp.asarray(t, jnp.float32)
         if t.shape != latents.shape[:2]:
             raise InputError(f"t of shape {t.shape}: expected (B, T) = {latents.shape[:2]}, one for each latent frame")
-        return _velocity(self.dit, self.variables(loras), latents, t, text, cache, num_cond=num_cond)
+        return _velocity(self.network(sparse), self.variables(loras), latents, t, text, cache, num_cond=num_cond)
 
-    def condition_cache(self, latents: Any, loras: Sequence[str] = (), sparse: Any = None) -> KVCache:
+    def condition_cache(
+        self, latents: Any, loras: Sequence[str] = (), sparse: Attention | str | None = None
+    ) -> KVCache:
         """Keys and values of clean condition latents (B or 1, n, h, w, C)."""
-        _no_sparse(sparse)
-        return _condition_cache(self.dit, self.variables(loras), jnp.asarray(latents, jnp.float32))
+        return _condition_cache(self.network(sparse), self.variables(loras), jnp.asarray(latents, jnp.float32))
 
 
-def _no_sparse(sparse: Any) -> None:
-    if sparse is not None:
-        raise InputError(f"{sparse=}: block sparse attention is not available yet, leave it out")
+def _published_blocks(config: DiTConfig) -> BlockSparseAttention:
+    bsa = config.bsa_params
+    if bsa is None:
+        raise InputError("sparse='config': the DiT's config.json has no bsa_params; give a BlockSparseAttention")
+    return BlockSparseAttention(bsa.chunk_3d_shape_q, bsa.chunk_3d_shape_k, bsa.sparsity, bsa.cdf_threshold)
 
 
 def _checked_video(video: Any) -> Array:

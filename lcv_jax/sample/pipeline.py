@@ -8,7 +8,7 @@ import numpy as np
 
 from lcv_jax.errors import InputError
 from lcv_jax.models.vae_coding import Tiling
-from lcv_jax.sample import request
+from lcv_jax.sample import refine, request
 from lcv_jax.sample.adapters import Adapters
 from lcv_jax.sample.denoise import check_finite, denoise
 from lcv_jax.sample.opened import Opened
@@ -88,9 +88,44 @@ class Pipeline(Parts):
         check_finite(latents)
         return np.asarray(latents) if request.options.output == "latents" else self.frames(latents)
 
-    def refine(self, *args: Any, **options: Any) -> NoReturn:
-        """Raises InputError."""
-        raise InputError("refine is not available yet: text_to_video, image_to_video and continue_video are")
+    def refine(
+        self,
+        video: Any,
+        prompt: str = "",
+        *,
+        condition: Any = None,
+        num_cond_frames: int = 0,
+        spatial_only: bool = False,
+        t_thresh: float = 0.5,
+        noise: Any = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """The video at 720p and, unless spatial_only, at twice its frame rate: block sparse attention, refinement LoRA.
+
+        video: PIL images or uint8 (F, H, W, 3) at 15 frames a second. condition: an image, or a video at the refined
+        rate whose last num_cond_frames the result starts with. t_thresh: how much of the input is noise at the start.
+        noise: (1, T, h, w, C) of the padded latents, instead of the seed's. No guidance and no negative prompt; steps
+        are those of the whole schedule, of which refinement takes the last ones (5 of 50). output "latents" is not
+        trimmed. The prompt may be empty.
+        """
+        o = Options(**{"guidance": 1.0, **options})
+        asked = refine.request(
+            self,
+            video,
+            o,
+            condition=condition,
+            num_cond_frames=num_cond_frames,
+            spatial_only=spatial_only,
+            t_thresh=t_thresh,
+            noise=noise,
+        )
+        conditioning = refine.prepare(self, asked, prompt)
+        variables = self.variables(dict.fromkeys(["refinement", *o.active_loras]))
+        latents = denoise(self.network("config"), variables, conditioning, o.on_step)
+        check_finite(latents)
+        if o.output == "latents":
+            return np.asarray(latents)
+        return refine.trimmed(self.frames(latents), asked.window)
 
     def long_video(self, *args: Any, **options: Any) -> NoReturn:
         """Raises InputError."""

@@ -13,7 +13,7 @@ from lcv_jax.sample.request import Condition, Request
 
 Array = jax.Array
 # The seed's key is split by name.
-_NOISE, _POSTERIOR = 0, 1
+_USES = {"noise": 0, "posterior": 1}
 
 
 def prepare(parts: Parts, request: Request, plan: Plan) -> Conditioning:
@@ -40,7 +40,7 @@ def prepare(parts: Parts, request: Request, plan: Plan) -> Conditioning:
 def _noise(given: Any, plan: Plan) -> Array:
     """Initial noise (B, T, h, w, C) in float32: a copy of what was given, or each row from its own seed."""
     if given is None:
-        return jnp.stack([jax.random.normal(_key(s, _NOISE), plan.shape[1:], jnp.float32) for s in plan.seeds])
+        return jnp.stack([noise_of(seed, plan.shape[1:]) for seed in plan.seeds])
     return jnp.array(given, jnp.float32, copy=True)
 
 
@@ -50,9 +50,15 @@ def _encode(parts: Parts, condition: Condition, plan: Plan, posterior: str) -> A
     found = parts.posterior(pixels[None])
     if posterior == "mode":
         return parts.normalized(found.mode())
-    rows = [found.sample(_key(seed, _POSTERIOR)) for seed in plan.seeds]
+    rows = [found.sample(key_of(seed, "posterior")) for seed in plan.seeds]
     return parts.normalized(jnp.concatenate(rows))
 
 
-def _key(seed: int, use: int) -> Array:
-    return jax.random.fold_in(jax.random.key(seed), use)
+def noise_of(seed: int, shape: tuple[int, ...]) -> Array:
+    """The initial noise of one video, float32."""
+    return jax.random.normal(key_of(seed, "noise"), shape, jnp.float32)
+
+
+def key_of(seed: int, use: str) -> Array:
+    """The key of one video's "noise" or "posterior"."""
+    return jax.random.fold_in(jax.random.key(seed), _USES[use])

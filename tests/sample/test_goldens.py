@@ -80,6 +80,32 @@ def test_every_step_and_the_result_equal_the_official_run(pipe, goldens, meta, c
     np.testing.assert_allclose(out, channels_last(g["final_latents"]), atol=WHOLE_RUN, rtol=0)
 
 
+@pytest.mark.parametrize("case", ["A", "B", "C", "D"])
+def test_refinement(pipe, goldens, meta, case):
+    """Spatial, spatial and temporal, with a video and with an image in front (README 4.9)."""
+    g, m = goldens(f"pipeline_refine_{case}"), meta[f"pipeline_refine_{case}"]
+    steps = []
+    options = {
+        "condition": None if m["condition"] is None else g[m["condition"]],
+        "num_cond_frames": m["num_cond_frames"],
+        "spatial_only": m["spatial_refine_only"],
+        "t_thresh": m["t_thresh"],
+        "noise": channels_last(g["randn_like_0"]),
+        "size": tuple(m["bucket"]),
+        "steps": m["num_inference_steps"],
+        "max_text_tokens": m["max_sequence_length"],
+        "posterior": "mode",
+    }
+    out = pipe.refine(g["stage1_video"], m["prompt"], output="latents", on_step=steps.append, **options)
+    assert len(steps) == len(g["timesteps"])
+    np.testing.assert_allclose(out, channels_last(g["final_latents"]), atol=WHOLE_RUN, rtol=0)
+    if "video_np_s8" in g:
+        video = pipe.refine(g["stage1_video"], m["prompt"], **options)
+        assert video.shape == tuple(g["video_np_shape"])
+        # Bytes against floats: half a level.
+        np.testing.assert_allclose(video[:, :, ::8, ::8] / 255, g["video_np_s8"], atol=WHOLE_RUN + 0.5 / 255)
+
+
 def test_text_states_and_masks(pipe, goldens, meta):
     for case in CASES:
         g, m = goldens(case), meta[case]
