@@ -110,17 +110,18 @@ def test_rows_are_ascending_distinct_and_in_range(rows, columns, sparsity, cdf, 
             assert not len(first) or not len(rest) or scores[first].min() >= rest.max() - 1e-5
 
 
-def test_many_scores_are_taken_head_by_head(monkeypatch):
+@pytest.mark.parametrize("budget", [1, 4 * 2 * 3 * 2 * 5])  # one query block at a time, and two of three
+def test_many_scores_are_taken_in_chunks(monkeypatch, budget):
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.normal(size=(2, n, 3, 4)), jnp.float32) for n in (6, 10))
     for rule in ({"sparsity": 0.5}, {"sparsity": None, "cdf": 0.5}):
         select = functools.partial(select_blocks, block_q=2, block_k=2, **rule)
         at_once = select(q, k)
         with monkeypatch.context() as patch:
-            patch.setattr(selection, "SCORES_BUDGET", 0)
+            patch.setattr(selection, "SCORES_BUDGET", budget)
             assert "scan" in str(jax.make_jaxpr(select)(q, k))
-            by_head = select(q, k)
-        for one, other in zip(at_once, by_head, strict=True):
+            in_chunks = select(q, k)
+        for one, other in zip(at_once, in_chunks, strict=True):
             np.testing.assert_array_equal(one, other)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# Above this many bytes of float32 scores the heads are taken one by one.
+# Query blocks are taken some at a time, so that their float32 scores take about this many bytes.
 SCORES_BUDGET = 1 << 28
 
 
@@ -42,15 +42,19 @@ def select_blocks(
         shape = means_q.shape[:3]
         return Selection(jnp.zeros((*shape, 0), jnp.int32), jnp.zeros(shape, jnp.int32))
 
-    def choose(pair: tuple[Array, Array]) -> Selection:
-        scores = jnp.einsum("nd,kd->nk", *pair, precision=jax.lax.Precision.HIGHEST)
+    def choose(means_q: Array) -> Selection:
+        scores = jnp.einsum("bhnd,bhkd->bhnk", means_q, means_k, precision=jax.lax.Precision.HIGHEST)
         return _top(scores, top) if cdf is None else _top_or_cdf(scores, top, cdf, q.shape[-1])
 
     B, heads, rows, d = means_q.shape
-    if 4 * B * heads * rows * blocks <= SCORES_BUDGET:
-        return jax.vmap(jax.vmap(choose))((means_q, means_k))
-    flat = jax.lax.map(choose, (means_q.reshape(-1, rows, d), means_k.reshape(-1, blocks, d)))
-    return Selection(*(x.reshape(B, heads, *x.shape[1:]) for x in flat))
+    chunks = min(rows, -(-4 * B * heads * rows * blocks // SCORES_BUDGET))
+    if chunks <= 1:
+        return choose(means_q)
+    size = -(-rows // chunks)
+    padded = jnp.pad(means_q, ((0, 0), (0, 0), (0, size * chunks - rows), (0, 0)))
+    found = jax.lax.map(choose, padded.reshape(B, heads, chunks, size, d).transpose(2, 0, 1, 3, 4))
+    joined = (jnp.moveaxis(x, 0, 2).reshape(B, heads, chunks * size, *x.shape[4:])[:, :, :rows] for x in found)
+    return Selection(*joined)
 
 
 def kept_blocks(blocks: int, sparsity: float | None, cdf: float | None = None) -> int:
@@ -83,17 +87,27 @@ def _means(x: Array, size: int) -> Array:
 
 
 def _top(scores: Array, top: int) -> Selection:
-    """The `top` highest of scores (Nq, Nk), in ascending order of their indices."""
-    _, indices = jax.lax.top_k(scores, top)
-    return Selection(jnp.sort(indices.astype(jnp.int32), -1), jnp.full(scores.shape[:1], top, jnp.int32))
+    """The `top` highest of scores (B, h, Nq, Nk), in ascending order of their indices."""
+    _, order = _descending(scores)
+    return Selection(jnp.sort(order[..., :top], -1), jnp.full(scores.shape[:-1], top, jnp.int32))
 
 
 def _top_or_cdf(scores: Array, top: int, cdf: float, d: int) -> Selection:
-    """All of scores (Nq, Nk), the kept ones first and in ascending order of their indices."""
-    blocks = scores.shape[1]
+    """All of scores (B, h, Nq, Nk), the kept ones first and in ascending order of their indices."""
+    blocks = scores.shape[-1]
     chances = jax.nn.softmax(scores / math.sqrt(d), -1)
-    chances, order = jax.lax.top_k(chances, blocks)
+    chances, order = _descending(chances)
     counts = jnp.maximum((jnp.cumsum(chances, -1) <= cdf).sum(-1), top).astype(jnp.int32)
-    kept = jnp.arange(blocks) < counts[:, None]
-    order = jnp.sort(jnp.where(kept, order, order + blocks).astype(jnp.int32), -1)
+    kept = jnp.arange(blocks) < counts[..., None]
+    order = jnp.sort(jnp.where(kept, order, order + blocks), -1)
     return Selection(order % blocks, counts)
+
+
+def _descending(x: Array) -> tuple[Array, Array]:
+    """x in descending order along its last axis, and the places it came from, int32; of equals the first comes first.
+
+    A sort and no top_k: XLA gathers a sharded batch for the latter.
+    """
+    places = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    negated, order = jax.lax.sort((-x, places), num_keys=1, is_stable=True)
+    return -negated, order
