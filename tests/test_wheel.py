@@ -64,7 +64,8 @@ def installed(built, tmp_path_factory) -> pathlib.Path:
 
 
 def package_files(suffix: str) -> set[str]:
-    return {path.relative_to(ROOT).as_posix() for path in (ROOT / "lcv_jax").rglob(f"*{suffix}")}
+    folders = (ROOT / "lcv_jax", ROOT / "lcv_kernels")
+    return {path.relative_to(ROOT).as_posix() for folder in folders for path in folder.rglob(f"*{suffix}")}
 
 
 def test_wheel_and_source_archive_hold_every_module_data_file_and_the_licence(built):
