@@ -249,6 +249,7 @@ class Transformations(Battery):
             atol = self.tolerances[self.small_dtype][1]
             np.testing.assert_allclose(np.float32(one), np.float32(other), rtol=0, atol=atol)
 
+    @pytest.mark.smoke  # JAX's types of what varies over a mesh are young
     def test_is_safe_under_shard_map(self):
         """Queries cut over the mesh, keys on every device: their gradients are summed over it."""
         P, auto = jax.sharding.PartitionSpec, jax.sharding.AxisType.Auto

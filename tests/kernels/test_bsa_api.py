@@ -133,7 +133,8 @@ def test_raster_calls_that_are_refused(changes, match):
     [
         ({"q": jnp.zeros((1, 15, 2, 4))}, "q has 15 tokens: expected a multiple of its block, 8 tokens"),
         ({"v": jnp.zeros((1, 32, 2, 5))}, r"v \(1, 32, 2, 5\): expected the shape of k, \(1, 32, 2, 4\)"),
-        ({"k": jnp.zeros((1, 32, 2, 4), jnp.bfloat16)}, "float32, bfloat16 and float32: expected one floating dtype"),
+        ({"k": jnp.zeros((1, 32, 2, 4), jnp.bfloat16)}, "are float32, bfloat16 and float32: expected float32, "),
+        ({x: jnp.zeros((1, 32, 2, 4), jnp.int32) for x in "qkv"}, "are int32, int32 and int32: expected float32, "),
         ({"counts": jnp.zeros((1, 2, 3), jnp.int32)}, r"counts \(1, 2, 3\): expected \(1, 2, 2, 'R'\) and \(1, 2, 2\)"),
         ({"indices": jnp.zeros((1, 2, 2), jnp.int32)}, r"indices \(1, 2, 2\) and"),
         ({"indices": jnp.zeros((1, 2, 2, 2), jnp.int8)}, "are int8 and int32: expected int32"),

@@ -10,6 +10,8 @@ import pytest
 
 from lcv_kernels.pallas import block_sparse_attention, select_blocks, to_blocks
 
+pytestmark = pytest.mark.smoke
+
 CASES = json.loads((pathlib.Path(__file__).parents[1] / "goldens" / "bsa_meta.json").read_text())
 
 

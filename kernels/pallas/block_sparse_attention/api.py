@@ -61,7 +61,8 @@ def attend_blocks(
 ) -> Array | tuple[Array, Array]:
     """Attention of each query block to the key blocks that are listed for it.
 
-    q: (B, N, heads, d) and k, v: (B, K, heads, d) of one dtype, in block order. block_q, block_k: tokens of a block.
+    q: (B, N, heads, d) and k, v: (B, K, heads, d) in block order, all float32, bfloat16 or float16. block_q, block_k:
+    tokens of a block.
     indices: (B, heads, N / block_q, R) int32, of which the first counts (B, heads, N / block_q) int32 of a row are
     distinct and meant; the others are ignored but lie in range. R may be 0.
     implementation: None | "mosaic_gpu" | "xla" | "reference"; config: its frozen config, None for the best known.
@@ -77,8 +78,9 @@ def attend_blocks(
     rows = (q.shape[0], q.shape[2], q.shape[1] // block_q)
     if v.shape != k.shape:
         raise ValueError(f"v {v.shape}: expected the shape of k, {k.shape}")
-    if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
-        raise ValueError(f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}: expected one floating dtype")
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        found = f"{q.dtype}, {k.dtype} and {v.dtype}"
+        raise ValueError(f"q, k and v are {found}: expected float32, bfloat16 or float16, the same for all")
     if indices.ndim != 4 or indices.shape[:3] != rows or counts.shape != rows:
         raise ValueError(
             f"indices {indices.shape} and counts {counts.shape}: expected {(*rows, 'R')} and {rows}, one row per batch "
