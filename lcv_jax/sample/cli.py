@@ -11,8 +11,8 @@ from lcv_jax.errors import InputError
 from lcv_jax.sample.tasks import Task
 
 # Documented names of what is not built yet: refused by name instead of as a typing error.
-_LATER_TASKS = ("refine", "long", "interactive")
-_LATER_OPTIONS = ("--mesh", "--coordinator", "--refine", "--resume")
+_LATER_TASKS = ("long", "interactive")
+_LATER_OPTIONS = ("--mesh", "--coordinator", "--resume")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -36,7 +36,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _refuse_later(args: Sequence[str]) -> None:
     names = [arg.partition("=")[0] for arg in args]
     for name in (*(n for n in names[:1] if n in _LATER_TASKS), *(n for n in names if n in _LATER_OPTIONS)):
-        raise InputError(f"{name} is not available yet: t2v, i2v and vc on one device are")
+        raise InputError(f"{name} is not available yet: t2v, i2v, vc and refine on one device are")
 
 
 def _fail(message: str, code: int) -> int:

@@ -25,11 +25,18 @@ class Job:
 
 
 def read_jobs(
-    prompt: str | None, prompts: pathlib.Path | None, negative_prompt: str, seed: int, videos_per_prompt: int
+    prompt: str | None,
+    prompts: pathlib.Path | None,
+    negative_prompt: str,
+    seed: int,
+    videos_per_prompt: int,
+    *,
+    shortest: int = 1,
 ) -> list[Job]:
     """All jobs of a command: every prompt with seeds seed, seed + 1, ...
 
     prompts: a file with one prompt a line, or .jsonl with objects {"prompt", and if wanted "negative_prompt", "seed"}.
+    shortest: characters that a prompt must have when cleaned; 0 allows empty ones.
     Raises InputError on empty prompts, unreadable files, unknown keys, and unless exactly one of the two is given.
     """
     if (prompt is None) == (prompts is None):
@@ -40,7 +47,7 @@ def read_jobs(
     single = len(entries) * videos_per_prompt == 1
     jobs = []
     for i, entry in enumerate(entries):
-        if not clean(entry["prompt"]):
+        if len(clean(entry["prompt"])) < shortest:
             where = "--prompt" if prompts is None else f"{prompts}, prompt {i + 1}"
             raise InputError(f"{where} is empty: describe the video")
         first = entry.get("seed", seed)

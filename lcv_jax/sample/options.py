@@ -14,6 +14,7 @@ from lcv_jax.errors import InputError
 NUM_FRAMES = 93
 SIZE = (480, 832)
 FPS = 15
+REFINED_FPS = 30
 # JAX keeps 32 bits of a seed and would silently give a larger one the video of its remainder.
 SEEDS = 2**32
 # The model was trained on so many timesteps.

@@ -13,7 +13,6 @@ import numpy as np
 from lcv_jax import __version__
 from lcv_jax.data import files, images, video_writer
 from lcv_jax.sample.jobs import Job
-from lcv_jax.sample.options import FPS
 from lcv_jax.sample.tasks import Common
 
 # Of the command's options, those that change no video, and those that a job has its own of.
@@ -36,7 +35,7 @@ def write(task: Common, job: Job, frames: np.ndarray, latents: np.ndarray) -> pa
     if out.suffix.lower() == ".png":
         images.write_png(out, frames[0], settings)
     else:
-        video_writer.write_video(out, task.shown(frames), Fraction(FPS), settings)
+        video_writer.write_video(out, task.shown(frames), Fraction(task.fps), settings)
     if task.save_latents is not None:
         with files.replacing(job.file(task.save_latents)) as aside, aside.open("wb") as file:
             np.save(file, latents)

@@ -16,6 +16,7 @@ from lcv_jax.sample.options import Options
 from lcv_jax.sample.parts import Parts
 from lcv_jax.sample.plan import check_memory, plan
 from lcv_jax.sample.prepare import prepare
+from lcv_jax.sample.refine import RefineRequest
 from lcv_jax.sample.request import Request
 
 
@@ -108,24 +109,20 @@ class Pipeline(Parts):
         are those of the whole schedule, of which refinement takes the last ones (5 of 50). output "latents" is not
         trimmed. The prompt may be empty.
         """
-        o = Options(**{"guidance": 1.0, **options})
-        asked = refine.request(
-            self,
-            video,
-            o,
-            condition=condition,
-            num_cond_frames=num_cond_frames,
-            spatial_only=spatial_only,
-            t_thresh=t_thresh,
-            noise=noise,
-        )
+        task = {"condition": condition, "num_cond_frames": num_cond_frames, "spatial_only": spatial_only}
+        asked = refine.request(self.opened, video, Options(**options), t_thresh=t_thresh, noise=noise, **task)
+        latents = self.run_refine(asked, prompt)
+        if asked.options.output == "latents":
+            return latents
+        return refine.trimmed(self.frames(latents), asked.plan.window)
+
+    def run_refine(self, asked: RefineRequest, prompt: str) -> np.ndarray:
+        """The refined latents (1, T, h, w, C), padding included."""
         conditioning = refine.prepare(self, asked, prompt)
-        variables = self.variables(dict.fromkeys(["refinement", *o.active_loras]))
-        latents = denoise(self.network("config"), variables, conditioning, o.on_step)
+        variables = self.variables(tuple(dict.fromkeys(["refinement", *asked.options.loras])))
+        latents = denoise(self.network("config"), variables, conditioning, asked.options.on_step)
         check_finite(latents)
-        if o.output == "latents":
-            return np.asarray(latents)
-        return refine.trimmed(self.frames(latents), asked.window)
+        return np.asarray(latents)
 
     def long_video(self, *args: Any, **options: Any) -> NoReturn:
         """Raises InputError."""

@@ -20,14 +20,14 @@ from lcv_jax.flow.path import noised
 from lcv_jax.flow.schedule import Kind, sigmas
 from lcv_jax.sample import memory
 from lcv_jax.sample.denoise import Conditioning
-from lcv_jax.sample.options import Options, whole
+from lcv_jax.sample.opened import Opened
+from lcv_jax.sample.options import Options, one_of, whole
 from lcv_jax.sample.parts import Parts
 from lcv_jax.sample.prepare import key_of, noise_of
 
 Array = jax.Array
 FACTOR = 64  # what refined sides divide by
-FPS = 30
-SPATIAL_FPS = 15
+T_THRESH = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,54 +72,89 @@ def _up(count: int, multiple: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class RefineRequest:
-    """One refinement. video: uint8 (F, h, w, 3). condition: uint8 (cond_frames, h, w, 3) or None. count: frames of the
-    result. size: (height, width). noise: (1, T, h, w, C) or None."""
+class RefinePlan:
+    """What a refinement will compute. count: frames of the result. size: (height, width). shape: of the latents,
+    (1, T, h, w, C). sigmas: noise levels, from t_thresh down, with the final 0."""
 
-    video: np.ndarray
-    condition: np.ndarray | None
     count: int
     size: tuple[int, int]
     window: Window
+    shape: tuple[int, int, int, int, int]
+    sigmas: np.ndarray
+
+
+def plan(
+    opened: Opened,
+    video: tuple[int, int, int],
+    cond_frames: int,
+    options: Options,
+    *,
+    spatial_only: bool,
+    t_thresh: float = T_THRESH,
+) -> RefinePlan:
+    """video: (F, h, w) of what will be refined. cond_frames: frames of the condition. Raises InputError for what does
+    not suit the model."""
+    frames, *like = video
+    count = frames if spatial_only else 2 * frames
+    size = options.pixel_size(tuple(like), FACTOR) if options.size else buckets.nearest(*like, "720p", FACTOR)
+    found = window(count, cond_frames, _latent_multiple(opened))
+    factor = opened.coder.config.spatial_factor
+    shape = (1, found.latents, size[0] // factor, size[1] // factor, opened.dit.config.in_channels)
+    levels = sigmas(Kind.REFINE, options.run_steps, shift=opened.schedule.shift, t_thresh=t_thresh)
+    return RefinePlan(count, size, found, shape, levels)
+
+
+def run_bytes(opened: Opened, plan: RefinePlan, options: Options) -> int:
+    """Memory that the refinement needs beside the weights, about."""
+    load = memory.StepLoad(plan.shape, passes=1, cached=0, cache_rows=1, text_tokens=options.max_text_tokens)
+    return max(memory.step_bytes(opened.dit, load), memory.vae_bytes(opened.coder, *plan.shape[2:4]))
+
+
+@dataclasses.dataclass(frozen=True)
+class RefineRequest:
+    """One refinement. video: uint8 (F, h, w, 3). condition: uint8 (cond_frames, h, w, 3) or None. noise: shaped like
+    the latents, or None for the seed's."""
+
+    video: np.ndarray
+    condition: np.ndarray | None
+    plan: RefinePlan
     t_thresh: float
     noise: Any
     options: Options
 
 
 def request(
-    parts: Parts,
+    opened: Opened,
     video: Any,
     options: Options,
     *,
-    condition: Any,
-    num_cond_frames: int,
-    spatial_only: bool,
-    t_thresh: float,
-    noise: Any,
+    condition: Any = None,
+    num_cond_frames: int = 0,
+    spatial_only: bool = False,
+    t_thresh: float = T_THRESH,
+    noise: Any = None,
 ) -> RefineRequest:
     """Checks everything that can be checked before work begins; raises InputError."""
     frames = images.as_frames(video)
-    count = len(frames) if spatial_only else 2 * len(frames)
-    given = _condition(condition, whole("num_cond_frames", num_cond_frames, 0))
-    sigmas(Kind.REFINE, options.run_steps, shift=parts.opened.schedule.shift, t_thresh=t_thresh)
-    if options.size is None:
-        size = buckets.nearest(*frames.shape[1:3], "720p", FACTOR)
-    else:
-        size = options.pixel_size(frames.shape[1:3], FACTOR)
-    found = window(count, 0 if given is None else len(given), _latent_multiple(parts))
-    shape = _latent_shape(parts, size, found)
-    if noise is not None and np.shape(noise) != shape:
-        raise InputError(f"noise of shape {np.shape(noise)}: expected (B, T, h, w, C) = {shape}")
-    load = memory.StepLoad(shape, passes=1, cached=0, cache_rows=1, text_tokens=options.max_text_tokens)
+    given = condition_frames(condition, whole("num_cond_frames", num_cond_frames, 0))
+    one_of("spatial_only", spatial_only, (False, True))
+    if options.latents is not None or options.distilled:
+        raise InputError(
+            "refine starts from the video, with its own steps: leave out distilled, and give noise for latents"
+        )
+    cond = 0 if given is None else len(given)
+    planned = plan(opened, frames.shape[:3], cond, options, spatial_only=spatial_only, t_thresh=t_thresh)
+    if noise is not None and np.shape(noise) != planned.shape:
+        raise InputError(f"noise of shape {np.shape(noise)}: expected (B, T, h, w, C) = {planned.shape}")
     memory.check(
-        max(memory.step_bytes(parts.dit, load), memory.vae_bytes(parts.coder, *shape[2:4])),
-        f"refining {count} frames at {size[0]} x {size[1]}",
+        run_bytes(opened, planned, options),
+        f"refining {planned.count} frames at {planned.size[0]} x {planned.size[1]}",
         "refine fewer frames at once, a smaller size, or with tiles for the autoencoder",
     )
-    return RefineRequest(frames, given, count, size, found, t_thresh, noise, options)
+    return RefineRequest(frames, given, planned, t_thresh, noise, options)
 
 
-def _condition(condition: Any, count: int) -> np.ndarray | None:
+def condition_frames(condition: Any, count: int) -> np.ndarray | None:
     """The last `count` frames of the condition; an image counts as one."""
     if condition is None:
         if count:
@@ -135,36 +170,33 @@ def _condition(condition: Any, count: int) -> np.ndarray | None:
     return frames[-count:]
 
 
-def _latent_multiple(parts: Parts) -> int:
+def _latent_multiple(opened: Opened) -> int:
     """What counts of latent frames divide by: the time sides of the published blocks."""
-    bsa = parts.dit.config.bsa_params
+    bsa = opened.dit.config.bsa_params
     return 1 if bsa is None else math.lcm(bsa.chunk_3d_shape_q[0], bsa.chunk_3d_shape_k[0])
-
-
-def _latent_shape(parts: Parts, size: tuple[int, int], window: Window) -> tuple[int, int, int, int, int]:
-    factor = parts.coder.config.spatial_factor
-    return 1, window.latents, size[0] // factor, size[1] // factor, parts.dit.config.in_channels
 
 
 def prepare(parts: Parts, r: RefineRequest, prompt: str) -> Conditioning:
     """The upsampled clip's latents mixed with noise; clean condition latents put in afterwards."""
     (seed,) = r.options.seeds(1)
-    edge = r.count - 1
-    places = [min(max(place, 0), edge) for place in r.window.places]
-    clean = _encode(parts, upsampled(r.video, r.size, r.count, places), r.options.posterior, seed, 0)
-    shape = _latent_shape(parts, r.size, r.window)
-    noise = noise_of(seed, shape[1:])[None] if r.noise is None else jnp.array(r.noise, jnp.float32, copy=True)
+    planned, posterior = r.plan, r.options.posterior
+    places = [min(max(place, 0), planned.count - 1) for place in planned.window.places]
+    clean = _encode(parts, upsampled(r.video, planned.size, planned.count, places), posterior, seed, 0)
+    if r.noise is None:
+        noise = noise_of(seed, planned.shape[1:])[None]
+    else:
+        noise = jnp.array(r.noise, jnp.float32, copy=True)
     latents = noised(clean, noise, r.t_thresh)
     if r.condition is not None:
-        pixels = images.to_model(images.resize_lanczos(r.condition, r.size))
-        padded = [pixels[max(place, 0)] for place in range(-r.window.front, len(pixels))]
-        cond = _encode(parts, iter(padded), r.options.posterior, seed, 1)
-        latents = jnp.concatenate([cond, latents[:, r.window.cond_latents :]], axis=1)
+        pixels = images.to_model(images.resize_lanczos(r.condition, planned.size))
+        padded = (pixels[max(place, 0)] for place in range(-planned.window.front, len(pixels)))
+        cond = _encode(parts, padded, posterior, seed, 1)
+        latents = jnp.concatenate([cond, latents[:, planned.window.cond_latents :]], axis=1)
     return Conditioning(
         latents=latents,
         text=parts.encode_prompt(prompt, r.options.max_text_tokens),
-        sigmas=sigmas(Kind.REFINE, r.options.run_steps, shift=parts.opened.schedule.shift, t_thresh=r.t_thresh),
-        num_cond=r.window.cond_latents,
+        sigmas=planned.sigmas,
+        num_cond=planned.window.cond_latents,
     )
 
 

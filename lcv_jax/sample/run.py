@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import numpy as np
 import psutil
 import tqdm
 
 from lcv_jax.errors import InputError
+from lcv_jax.flow.schedule import Kind
 from lcv_jax.models.vae_coding import Tiling
-from lcv_jax.sample import outputs
+from lcv_jax.sample import outputs, refine
 from lcv_jax.sample.denoise import Step
-from lcv_jax.sample.jobs import Job, read_jobs
+from lcv_jax.sample.jobs import Job
 from lcv_jax.sample.opened import Opened
 from lcv_jax.sample.pipeline import Pipeline
 from lcv_jax.sample.plan import plan, run_bytes
@@ -26,7 +28,7 @@ from lcv_jax.sample.tasks import Common
 def run(task: Common) -> None:
     """Writes every file that the task asks for and prints its name; raises InputError before the first if it can."""
     options = task.options()
-    jobs = read_jobs(task.prompt, task.prompts, task.negative_prompt, task.seed, task.videos_per_prompt)
+    jobs = task.jobs()
     outputs.check(task, jobs)
     if task.out.suffix.lower() == ".png" and options.num_frames != 1:
         raise InputError(f"--out {task.out}: a .png holds one frame: give --num-frames 1 or a name that ends in .mp4")
@@ -38,12 +40,12 @@ def run(task: Common) -> None:
         for job in jobs
     ]
     opened = _open(task)
-    _check(opened, task, requests)
+    _check(opened, task, requests, source)
     pipe = Pipeline.load(opened, check_finite=task.check_finite)
     for name, (path, scale) in task.adapters().items():
         pipe.load_lora(path, name, scale)
     for job, request in zip(jobs, requests, strict=True):
-        _make(pipe, task, job, request)
+        _make(pipe, task, job, request, source)
 
 
 def _open(task: Common) -> Opened:
@@ -53,34 +55,71 @@ def _open(task: Common) -> Opened:
     return Opened.open(task.checkpoint, task.dtype, vae_tiling=tiling)
 
 
-def _check(opened: Opened, task: Common, requests: Sequence[Request]) -> None:
+def _check(opened: Opened, task: Common, requests: Sequence[Request], source: np.ndarray | None) -> None:
     """Raises InputError for what the model cannot do, for LoRAs of another model, and if all does not fit together."""
     given = task.adapters()
-    files = [given[name][0] if name in given else opened.lora_file(name) for name in requests[0].options.active_loras]
+    names = [*requests[0].options.active_loras, *(["refinement"] if task.refine else [])]
+    files = [given[name][0] if name in given else opened.lora_file(name) for name in names]
     adapters = sum(opened.lora_bytes(file) for file in files)
-    opened.check_memory(adapters, max(run_bytes(opened, request, plan(opened, request)) for request in requests))
+    opened.check_memory(adapters, max(_needs(opened, task, request, source) for request in requests))
 
 
-def _make(pipe: Pipeline, task: Common, job: Job, request: Request) -> None:
+def _needs(opened: Opened, task: Common, request: Request, source: np.ndarray | None) -> int:
+    """Bytes that a run takes beside the weights; raises InputError for what the model cannot do."""
+    if request.kind is Kind.REFINE:
+        needed, video = 0, source.shape[:3]
+    else:
+        planned = plan(opened, request)
+        needed, video = run_bytes(opened, request, planned), (request.options.num_frames, *planned.size)
+    if not task.refine:
+        return needed
+    options, cond = task.refine_options(request.options), task.refine_cond_frames()
+    refined = refine.plan(opened, video, cond, options, spatial_only=task.spatial_only)
+    return max(needed, refine.run_bytes(opened, refined, options))
+
+
+def _make(pipe: Pipeline, task: Common, job: Job, request: Request, source: np.ndarray | None) -> None:
     start = time.perf_counter()
-    with _progress() as on_step:
-        options = dataclasses.replace(request.options, on_step=on_step)
-        latents = pipe.run(dataclasses.replace(request, options=options))
-    frames = pipe.frames(latents)[0]
+    if request.kind is Kind.REFINE:
+        frames = source
+    else:
+        with _progress("sampling") as on_step:
+            options = dataclasses.replace(request.options, on_step=on_step)
+            latents = pipe.run(dataclasses.replace(request, options=options))
+        frames = pipe.frames(latents)[0]
+    if task.refine:
+        frames, latents = _refined(pipe, task, request, frames, task.refine_condition(source))
     out = outputs.write(task, job, frames, latents)
     print(f"{out}: written after {time.perf_counter() - start:.1f} s", file=sys.stderr)
     print(out)
 
 
+def _refined(
+    pipe: Pipeline, task: Common, request: Request, frames: np.ndarray, condition: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The refined video, uint8 (F, H, W, 3), and its latents (1, T, h, w, C), padding included."""
+    with _progress("refining") as on_step:
+        asked = refine.request(
+            pipe.opened,
+            frames,
+            dataclasses.replace(task.refine_options(request.options), on_step=on_step),
+            condition=condition,
+            num_cond_frames=0 if condition is None else len(condition),
+            spatial_only=task.spatial_only,
+        )
+        latents = pipe.run_refine(asked, request.prompts[0])
+    return refine.trimmed(pipe.frames(latents), asked.plan.window)[0], latents
+
+
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[Step], None]]:
+def _progress(what: str) -> Iterator[Callable[[Step], None]]:
     """A bar over the steps with seconds a step and memory in use."""
     bar = None
 
     def on_step(step: Step) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm.tqdm(total=step.total, desc="sampling", unit="step")
+            bar = tqdm.tqdm(total=step.total, desc=what, unit="step")
         bar.set_postfix_str(f"{step.seconds:.2f} s/step, {_memory_in_use() / 2**30:.1f} GiB")
         bar.update()
 

@@ -11,8 +11,10 @@ import tyro
 
 from lcv_jax.data import images, video
 from lcv_jax.errors import InputError
+from lcv_jax.flow.schedule import Kind
 from lcv_jax.sample import request
-from lcv_jax.sample.options import FPS, NUM_FRAMES, Options
+from lcv_jax.sample.jobs import Job, read_jobs
+from lcv_jax.sample.options import FPS, NUM_FRAMES, REFINED_FPS, Options
 from lcv_jax.sample.request import Request
 
 # Our own, of the kind that every official demo uses: a list of faults.
@@ -69,6 +71,10 @@ class Common:
     vae_tile: int | None = None
     """Run the autoencoder in overlapping tiles of this many pixels, a multiple of 16: less memory, small differences
     at their edges."""
+    refine: bool = False
+    """Then refine it to 720p and 30 frames a second."""
+    spatial_only: bool = False
+    """Refine to 720p and keep the frame rate."""
     save_latents: pathlib.Path | None = None
     """Also write the normalised latents (1, T, h, w, C), condition included, as .npy."""
     compile_cache: str = "~/.cache/lcv_jax/xla"
@@ -95,6 +101,10 @@ class Common:
         """The LoRA files given, with their scales, under the names that the options use."""
         return {f"--lora {given}": _path_and_scale(given) for given in self.lora}
 
+    def jobs(self) -> list[Job]:
+        """What there is to make."""
+        return read_jobs(self.prompt, self.prompts, self.negative_prompt, self.seed, self.videos_per_prompt)
+
     def source(self) -> np.ndarray | None:
         """The frames to start from, (F, H, W, 3) uint8, if there are any."""
         return None
@@ -102,6 +112,25 @@ class Common:
     def request(self, source: np.ndarray | None, prompt: str, options: Options) -> Request:
         """What to ask the pipeline for. source: what `source` gave, read once for all prompts."""
         return request.text_to_video(prompt, options)
+
+    def refine_options(self, options: Options) -> Options:
+        """Refinement has its own schedule and size."""
+        return dataclasses.replace(
+            options, steps=None, guidance=1.0, distilled=False, loras=(), size=None, resolution=None, latents=None
+        )
+
+    def refine_cond_frames(self) -> int:
+        """Frames that the refined video starts with."""
+        return 0
+
+    def refine_condition(self, source: np.ndarray | None) -> np.ndarray | None:
+        """Those frames, uint8 (F, H, W, 3)."""
+        return None
+
+    @property
+    def fps(self) -> int:
+        """Of the file."""
+        return REFINED_FPS if self.refine and not self.spatial_only else FPS
 
     def shown(self, frames: np.ndarray) -> Iterable[np.ndarray]:
         """What the file will show, frame by frame. frames: what was made, (F, H, W, 3) uint8."""
@@ -125,6 +154,12 @@ class I2V(Common):
 
     def request(self, source: np.ndarray, prompt: str, options: Options) -> Request:
         return request.image_to_video(source[0], prompt, options)
+
+    def refine_cond_frames(self) -> int:
+        return 1
+
+    def refine_condition(self, source: np.ndarray) -> np.ndarray:
+        return source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,21 +199,61 @@ class VC(Common):
             enhance_hf={"auto": None, "on": True, "off": False}[self.enhance_hf],
         )
 
+    def refine_cond_frames(self) -> int:
+        return self.num_cond_frames * self.fps // FPS
+
+    def refine_condition(self, source: np.ndarray) -> np.ndarray:
+        """The input's last frames at the refined rate."""
+        return video.read_video(self.video, fps=self.fps, last=self.refine_cond_frames()).frames
+
     def shown(self, frames: np.ndarray) -> Iterator[np.ndarray]:
-        """The input at 15 frames a second, then what is new."""
+        """The input at the file's rate, then what is new."""
         size = frames.shape[1:3]
         if self.native_size:
             info = video.probe(self.video)
             size = (info.height // 2 * 2, info.width // 2 * 2)  # h264 in yuv420p wants even sides
-        yield from video.stream_video(self.video, fps=FPS, size=size)
-        for frame in frames[self.num_cond_frames :]:
+        yield from video.stream_video(self.video, fps=self.fps, size=size)
+        for frame in frames[self.refine_cond_frames() if self.refine else self.num_cond_frames :]:
             yield images.resize_lanczos(frame[None], size)[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refine(Common):
+    """Refines a video that is there: to 720p, and from 15 to 30 frames a second. Sides are multiples of 64."""
+
+    video: pathlib.Path
+    """What to refine, taken at 15 frames a second."""
+    image: pathlib.Path | None = None
+    """The picture that the video starts with, at its full size."""
+    prompt: str | None = ""
+    """What the video shows; may be empty."""
+    refine: tyro.conf.Suppress[bool] = True
+
+    def jobs(self) -> list[Job]:
+        prompt = self.prompt if self.prompts is None else None
+        return read_jobs(prompt, self.prompts, self.negative_prompt, self.seed, self.videos_per_prompt, shortest=0)
+
+    def source(self) -> np.ndarray:
+        return video.read_video(self.video, fps=FPS).frames
+
+    def request(self, source: np.ndarray, prompt: str, options: Options) -> Request:
+        return Request((prompt,), options, Kind.REFINE, source.shape[1:3])
+
+    def refine_cond_frames(self) -> int:
+        return 0 if self.image is None else 1
+
+    def refine_condition(self, source: np.ndarray) -> np.ndarray | None:
+        return None if self.image is None else images.as_frames(images.read_image(self.image))
+
+    def refine_options(self, options: Options) -> Options:
+        return dataclasses.replace(options, guidance=1.0)
 
 
 Task = (
     Annotated[T2V, tyro.conf.subcommand("t2v")]
     | Annotated[I2V, tyro.conf.subcommand("i2v")]
     | Annotated[VC, tyro.conf.subcommand("vc")]
+    | Annotated[Refine, tyro.conf.subcommand("refine")]
 )
 
 
