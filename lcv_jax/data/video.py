@@ -70,7 +70,7 @@ class Clip:
 
 def probe(path: Path) -> VideoInfo:
     """Describes a video; decodes its first frame. Raises InputError as `read_video` does."""
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         frame, _ = _started(path, container, stream)
         matrix, sar = _matrix(frame), _sar(stream)
         height, width = frame.height, _square_width(frame, sar)
@@ -111,7 +111,7 @@ def read_video(
     A damaged file is refused even if some frames can be decoded; the message says how many.
     """
     _check_request(fps, last, size)
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         frames, pixels, rate = _shown(path, container, stream, fps, size)
         kept: collections.deque[Any] = collections.deque(maxlen=last)
         for frame in frames:
@@ -128,14 +128,14 @@ def stream_video(
 ) -> Iterator[np.ndarray]:
     """The frames of `read_video` one by one, (H, W, 3) uint8, so that memory does not grow with length."""
     _check_request(fps, None, size)
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         frames, pixels, _ = _shown(path, container, stream, fps, size)
         yield from map(pixels, frames)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """What `video_writer.write_video` stored beside the video; {} for files of other makers."""
-    with _opened(path) as (container, _):
+    with opened(path) as (container, _):
         try:
             found = json.loads(container.metadata.get("comment", "{}"))
         except json.JSONDecodeError:
@@ -183,7 +183,8 @@ def _shown(
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A video's container and the stream to look at; raises InputError unless the file is a video."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"video {path}: no such file")
@@ -219,6 +220,22 @@ def _decoded(path: Path, container: av.container.InputContainer, stream: av.Vide
     expected = len(stream.index_entries) if "mp4" in container.format.name else 0
     if packets < expected:
         raise InputError(_damaged(path, frames, f"{expected - packets} of {expected} packets are missing"))
+
+
+def packets(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """All packets of an mp4 in the file's order, as they are; raises InputError at the first damaged or missing one."""
+    count, expected = 0, len(stream.index_entries)
+    try:
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_corrupt:
+                count += 1
+                yield packet
+    except av.FFmpegError as error:
+        raise InputError(f"video {path}: is damaged after {count} packets ({_reason(error)})") from error
+    if count < expected or not count:
+        raise InputError(
+            f"video {path}: is damaged, {expected - count} of {expected} packets are missing or incomplete"
+        )
 
 
 def _started(

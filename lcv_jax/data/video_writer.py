@@ -1,8 +1,9 @@
-"""Writing mp4 files: H.264, 4:2:0, BT.709. The same frames and settings give the same bytes."""
+"""Writing and joining mp4 files: H.264, 4:2:0, BT.709. The same frames and settings give the same bytes."""
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
 from lcv_jax.data.files import Path, check_writable, replacing, unwritable
+from lcv_jax.data.video import opened, packets
 from lcv_jax.errors import InputError
 
 _AVCOL_SPC_BT709 = 1
@@ -46,20 +48,74 @@ def write_video(
     first = next(checked, None)
     if first is None:
         raise InputError(f"video {path}: no frames to write; expected at least one")
+    with _writing(path, metadata) as file:
+        stream = _stream(file, rate, first.shape, crf)
+        for number, pixels in enumerate(itertools.chain((first,), checked)):
+            _mux(path, file, stream.encode(_frame(pixels, number)))
+        _mux(path, file, stream.encode(None))
+
+
+def join_videos(paths: Sequence[Path], path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Puts videos that `write_video` wrote one behind the other into `path`, an .mp4, without encoding again.
+
+    The packets are copied, so pixels stay as they are; frame k of the whole shows at k / fps seconds. Memory does not
+    grow with length, and the same files give the same bytes. Raises InputError on no videos, damaged ones, ones whose
+    size, rate or encoding is not the first one's, and where nothing can be written.
+    """
+    if not paths:
+        raise InputError(f"video {path}: no videos to join; expected at least one")
+    path = check_writable(path, ".mp4")
+    start, decoded = 0, itertools.count(-max(_decoded_ahead(source) for source in paths))
+    with _writing(path, metadata) as file, opened(paths[0]) as (_, like):
+        rate = like.average_rate
+        stream = file.add_stream_from_template(like)
+        stream.time_base = 1 / rate
+        for source in paths:
+            with opened(source) as (container, read):
+                if _encoding(read) != _encoding(like):
+                    raise InputError(f"video {source}: size, rate or encoding differ from {paths[0]}: encode it again")
+                for packet in packets(source, container, read):
+                    packet.pts = start + round(packet.pts * packet.time_base * rate)
+                    packet.dts, packet.duration, packet.time_base = next(decoded), 1, 1 / rate
+                    packet.stream = stream
+                    _mux(path, file, packet)
+                start += read.frames
+
+
+def _decoded_ahead(path: Path) -> int:
+    """Frames between the decoding and the showing of a video's first one, because some refer to later ones."""
+    with opened(path) as (container, stream):
+        first = next(packets(path, container, stream))
+        return round((first.pts - first.dts) * first.time_base * stream.average_rate)
+
+
+def _encoding(stream: av.VideoStream) -> tuple[Any, ...]:
+    """What must be the same for one decoder to go on from one video to the next."""
+    context = stream.codec_context
+    return context.name, context.width, context.height, context.pix_fmt, context.extradata, stream.average_rate
+
+
+@contextlib.contextmanager
+def _writing(path: Path, metadata: Mapping[str, Any] | None) -> Iterator[av.container.OutputContainer]:
+    """A file to mux into that becomes `path` when the block ends."""
     with (
         replacing(path) as aside,
         av.open(str(aside), "w", format="mp4", options={"movflags": "+faststart"}) as file,
     ):
         if metadata is not None:
             file.metadata["comment"] = json.dumps(metadata, ensure_ascii=False)
-        stream = _stream(file, rate, first.shape, crf)
-        for number, pixels in enumerate(itertools.chain((first,), checked)):
-            _mux(path, file, stream, _frame(pixels, number))
-        _mux(path, file, stream, None)
+        yield file
         try:
             file.close()
         except OSError as error:
             raise unwritable(path, error) from error
+
+
+def _mux(path: Path, file: av.container.OutputContainer, data: av.Packet | Sequence[av.Packet]) -> None:
+    try:
+        file.mux(data)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _checked(frames: np.ndarray | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -103,10 +159,3 @@ def _frame(pixels: np.ndarray, number: int) -> av.VideoFrame:
     )
     frame.pts = number
     return frame
-
-
-def _mux(path: Path, file: av.container.OutputContainer, stream: av.VideoStream, frame: av.VideoFrame | None) -> None:
-    try:
-        file.mux(stream.encode(frame))
-    except OSError as error:
-        raise unwritable(path, error) from error

@@ -1,14 +1,14 @@
 """The whole model as one object: weights in, videos out."""
 
 import os
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from lcv_jax.errors import InputError
 from lcv_jax.models.vae_coding import Tiling
-from lcv_jax.sample import refine, request
+from lcv_jax.sample import long_video, refine, request
 from lcv_jax.sample.adapters import Adapters
 from lcv_jax.sample.denoise import check_finite, denoise
 from lcv_jax.sample.opened import Opened
@@ -124,6 +124,35 @@ class Pipeline(Parts):
         check_finite(latents)
         return np.asarray(latents)
 
-    def long_video(self, *args: Any, **options: Any) -> NoReturn:
-        """Raises InputError."""
-        raise InputError("long_video is not available yet: continue_video lengthens a video step by step")
+    def long_video(
+        self,
+        prompts: str | Sequence[str],
+        num_segments: int,
+        *,
+        image: Any = None,
+        video: Any = None,
+        num_cond_frames: int = long_video.NUM_COND_FRAMES,
+        kv_cache: bool = True,
+        enhance_hf: bool | None = None,
+        refine: str = "off",
+        refine_size: tuple[int, int] | None = None,
+        start: long_video.Tail | None = None,
+        **options: Any,
+    ) -> Iterator[long_video.Segment]:
+        """Yields the segments of a long video as they finish; memory does not grow with their number.
+
+        The first is made of text, or starts with an image, or continues a video (uint8 at 15 frames a second, not
+        repeated in the result); each further one continues the last num_cond_frames of the one before, as decoded, and
+        holds only what is new: 93 frames, then 80 each. prompts: one for all segments, or one for each. num_frames and
+        every other option are those of one segment; negative_prompt, seed and latents (num_segments, T, h, w, C) may
+        differ: segment i has seed + i unless each is given its own. kv_cache, enhance_hf: as `continue_video` has them.
+
+        refine: "spatial" (720p) or "spatio-temporal" (720p at twice the rate: 186 frames, then 160 each) refines every
+        segment together with the frames before it, under an empty prompt; refine_size: (height, width) instead of 720p.
+        start: the tail of a segment, to go on behind it. Raises InputError at once, before any work.
+        """
+        links = long_video.Links(num_cond_frames, kv_cache, enhance_hf)
+        kept = {"image": image, "video": video, "refine": refine, "refine_size": refine_size, "start": start}
+        asked = long_video.request(self.opened, prompts, num_segments, Options(**options), links, **kept)
+        long_video.check_memory(self.opened, asked)
+        return long_video.segments(self, asked)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lcv_jax.data.images import resize_lanczos
 from lcv_jax.data.video import probe, read_metadata, read_video, resample, stream_video
-from lcv_jax.data.video_writer import write_video
+from lcv_jax.data.video_writer import join_videos, write_video
 from lcv_jax.errors import InputError
 
 
@@ -154,6 +154,49 @@ def test_write_refuses(tmp_path, name, frames, fps, crf, match):
     with pytest.raises(InputError, match=match):
         write_video(tmp_path / name, frames, fps, crf=crf)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("fps", [15, Fraction(30000, 1001)])
+def test_joined_videos_show_what_each_shows(tmp_path, fps):
+    """Lengths with and without frames that refer to later ones, and one with several key frames."""
+    counts = (9, 1, 300, 2, 5)
+    paths = [tmp_path / f"{i}.mp4" for i in range(len(counts))]
+    for seed, (path, count) in enumerate(zip(paths, counts, strict=True)):
+        write_video(path, smooth(count, 32, 48, seed), fps)
+    join_videos(paths, tmp_path / "x.mp4", {"prompt": "猫"})
+    whole = read_video(tmp_path / "x.mp4")
+    assert whole.fps == fps
+    np.testing.assert_array_equal(whole.frames, np.concatenate([read_video(path).frames for path in paths]))
+    with av.open(str(tmp_path / "x.mp4")) as file:
+        stream = file.streams.video[0]
+        shown = [frame.pts * frame.time_base for frame in file.decode(stream)]
+        assert (stream.frames, stream.duration * stream.time_base) == (sum(counts), sum(counts) / Fraction(fps))
+        assert stream.color_range == 1
+    assert shown == [i / Fraction(fps) for i in range(sum(counts))]
+    assert read_metadata(tmp_path / "x.mp4") == {"prompt": "猫"}
+    first = (tmp_path / "x.mp4").read_bytes()
+    assert first.index(b"moov") < first.index(b"mdat")
+    join_videos(paths, tmp_path / "x.mp4", {"prompt": "猫"})
+    assert first == (tmp_path / "x.mp4").read_bytes()
+
+
+def test_join_refuses(tmp_path):
+    good, out = tmp_path / "good.mp4", tmp_path / "x.mp4"
+    write_video(good, smooth(30, 32, 48), 15)
+    for name, frames, fps in [("size", smooth(3, 32, 32), 15), ("rate", smooth(3, 32, 48), 30)]:
+        write_video(tmp_path / f"{name}.mp4", frames, fps)
+        with pytest.raises(InputError, match=rf"{name}\.mp4: size, rate or encoding differ from .*good\.mp4"):
+            join_videos([good, tmp_path / f"{name}.mp4"], out)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(good.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"cut\.mp4: is damaged"):
+        join_videos([good, cut], out)
+    with pytest.raises(InputError, match="no videos to join"):
+        join_videos([], out)
+    with pytest.raises(InputError, match=r"ends in \.mp4"):
+        join_videos([good], tmp_path / "x.avi")
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_full_disk_is_an_input_error(tmp_path):

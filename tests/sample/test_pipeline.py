@@ -163,7 +163,6 @@ def test_an_empty_prompt_is_encoded(pipe):
         (lambda p: p.text_to_video([], **SMALL), "no prompt"),
         (lambda p: p.text_to_video(3, **SMALL), "prompt=3: expected a string"),
         (lambda p: p.text_to_video("a", loras=["mine"], **SMALL), "LoRA 'mine' is not loaded"),
-        (lambda p: p.long_video(["a"], 2), "long_video is not available yet"),
         (lambda p: p.encode_video(np.zeros((1, 5, 16, 16, 3), np.float32), seed=-1), "seed=-1"),
         (lambda p: p.encode_video(np.zeros((1, 4, 16, 16, 3), np.float32)), "4 frames cannot be encoded"),
         (lambda p: p.encode_video(np.zeros((1, 5, 16, 16, 3), np.uint8)), "floats in"),
