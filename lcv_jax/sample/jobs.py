@@ -47,15 +47,31 @@ def read_jobs(
     single = len(entries) * videos_per_prompt == 1
     jobs = []
     for i, entry in enumerate(entries):
-        if len(clean(entry["prompt"])) < shortest:
-            where = "--prompt" if prompts is None else f"{prompts}, prompt {i + 1}"
-            raise InputError(f"{where} is empty: describe the video")
+        _check_length("--prompt" if prompts is None else f"{prompts}, prompt {i + 1}", entry["prompt"], shortest)
         first = entry.get("seed", seed)
         whole(f"the last seed of prompt {i + 1}", first + videos_per_prompt - 1, 0, SEEDS)
         for s in range(first, first + videos_per_prompt):
             name = "" if single else f"-{i:03d}-seed{s}"
             jobs.append(Job(entry["prompt"], entry.get("negative_prompt", negative_prompt), s, name))
     return jobs
+
+
+def read_segments(prompts: pathlib.Path, negative_prompt: str, seed: int) -> list[Job]:
+    """The segments of one video, a prompt of the file each, with seeds seed, seed + 1, ... where it gives none.
+
+    Takes and raises what `read_jobs` does.
+    """
+    segments = []
+    for i, entry in enumerate(_read(prompts)):
+        _check_length(f"{prompts}, prompt {i + 1}", entry["prompt"], 1)
+        own = whole(f"the seed of prompt {i + 1}", entry.get("seed", whole("--seed", seed, 0, SEEDS) + i), 0, SEEDS)
+        segments.append(Job(entry["prompt"], entry.get("negative_prompt", negative_prompt), own, ""))
+    return segments
+
+
+def _check_length(where: str, prompt: str, shortest: int) -> None:
+    if len(clean(prompt)) < shortest:
+        raise InputError(f"{where} is empty: describe the video")
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:

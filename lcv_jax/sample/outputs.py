@@ -16,7 +16,7 @@ from lcv_jax.sample.jobs import Job
 from lcv_jax.sample.tasks import Common
 
 # Of the command's options, those that change no video, and those that a job has its own of.
-_NOT_SETTINGS = ("out", "prompts", "videos_per_prompt", "save_latents", "compile_cache", "check_finite")
+_NOT_SETTINGS = ("out", "prompts", "videos_per_prompt", "save_latents", "compile_cache", "check_finite", "resume")
 
 
 def check(task: Common, jobs: Sequence[Job]) -> None:
@@ -31,18 +31,19 @@ def check(task: Common, jobs: Sequence[Job]) -> None:
 def write(task: Common, job: Job, frames: np.ndarray, latents: np.ndarray) -> pathlib.Path:
     """Writes one job's picture or video and, if wanted, its latents; returns the former's path. frames: (F, H, W, 3)
     uint8. latents: (1, T, h, w, C)."""
-    out, settings = job.file(task.out), _settings(task, job)
+    out, made_with = job.file(task.out), settings(task, job)
     if out.suffix.lower() == ".png":
-        images.write_png(out, frames[0], settings)
+        images.write_png(out, frames[0], made_with)
     else:
-        video_writer.write_video(out, task.shown(frames), Fraction(task.fps), settings)
+        video_writer.write_video(out, task.shown(frames), Fraction(task.fps), made_with)
     if task.save_latents is not None:
         with files.replacing(job.file(task.save_latents)) as aside, aside.open("wb") as file:
             np.save(file, latents)
     return out
 
 
-def _settings(task: Common, job: Job) -> dict[str, Any]:
+def settings(task: Common, job: Job) -> dict[str, Any]:
+    """What a job's video can be made again from, as it comes back from JSON."""
     given = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in dataclasses.asdict(task).items()}
     given |= {"prompt": job.prompt, "negative_prompt": job.negative_prompt, "seed": job.seed}
     kept = {name: value for name, value in given.items() if name not in _NOT_SETTINGS}

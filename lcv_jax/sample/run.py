@@ -19,6 +19,7 @@ from lcv_jax.sample import outputs, refine
 from lcv_jax.sample.denoise import Step
 from lcv_jax.sample.jobs import Job
 from lcv_jax.sample.opened import Opened
+from lcv_jax.sample.options import Options
 from lcv_jax.sample.pipeline import Pipeline
 from lcv_jax.sample.plan import plan, run_bytes
 from lcv_jax.sample.request import Request
@@ -39,28 +40,40 @@ def run(task: Common) -> None:
         )
         for job in jobs
     ]
-    opened = _open(task)
+    opened = open_checkpoint(task)
     _check(opened, task, requests, source)
-    pipe = Pipeline.load(opened, check_finite=task.check_finite)
-    for name, (path, scale) in task.adapters().items():
-        pipe.load_lora(path, name, scale)
+    pipe = load(opened, task)
     for job, request in zip(jobs, requests, strict=True):
         _make(pipe, task, job, request, source)
 
 
-def _open(task: Common) -> Opened:
+def open_checkpoint(task: Common) -> Opened:
+    """The task's checkpoint without its weights."""
     if task.compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(task.compile_cache).expanduser()))
     tiling = None if task.vae_tile is None else Tiling(task.vae_tile, overlap=task.vae_tile // 2)
     return Opened.open(task.checkpoint, task.dtype, vae_tiling=tiling)
 
 
+def load(opened: Opened, task: Common) -> Pipeline:
+    """Reads the weights and the LoRA files given."""
+    pipe = Pipeline.load(opened, check_finite=task.check_finite)
+    for name, (path, scale) in task.adapters().items():
+        pipe.load_lora(path, name, scale)
+    return pipe
+
+
+def adapter_bytes(opened: Opened, task: Common, options: Options) -> int:
+    """Memory of the LoRAs that the task uses; raises InputError for those of another model."""
+    given = task.adapters()
+    names = [*options.active_loras, *(["refinement"] if task.refine else [])]
+    files = [given[name][0] if name in given else opened.lora_file(name) for name in names]
+    return sum(opened.lora_bytes(file) for file in files)
+
+
 def _check(opened: Opened, task: Common, requests: Sequence[Request], source: np.ndarray | None) -> None:
     """Raises InputError for what the model cannot do, for LoRAs of another model, and if all does not fit together."""
-    given = task.adapters()
-    names = [*requests[0].options.active_loras, *(["refinement"] if task.refine else [])]
-    files = [given[name][0] if name in given else opened.lora_file(name) for name in names]
-    adapters = sum(opened.lora_bytes(file) for file in files)
+    adapters = adapter_bytes(opened, task, requests[0].options)
     opened.check_memory(adapters, max(_needs(opened, task, request, source) for request in requests))
 
 
@@ -83,7 +96,7 @@ def _make(pipe: Pipeline, task: Common, job: Job, request: Request, source: np.n
     if request.kind is Kind.REFINE:
         frames = source
     else:
-        with _progress("sampling") as on_step:
+        with progress("sampling") as on_step:
             options = dataclasses.replace(request.options, on_step=on_step)
             latents = pipe.run(dataclasses.replace(request, options=options))
         frames = pipe.frames(latents)[0]
@@ -98,7 +111,7 @@ def _refined(
     pipe: Pipeline, task: Common, request: Request, frames: np.ndarray, condition: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The refined video, uint8 (F, H, W, 3), and its latents (1, T, h, w, C), padding included."""
-    with _progress("refining") as on_step:
+    with progress("refining") as on_step:
         asked = refine.request(
             pipe.opened,
             frames,
@@ -112,13 +125,15 @@ def _refined(
 
 
 @contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[Step], None]]:
-    """A bar over the steps with seconds a step and memory in use."""
+def progress(what: str) -> Iterator[Callable[[Step], None]]:
+    """A bar over the steps of each run with seconds a step and memory in use."""
     bar = None
 
     def on_step(step: Step) -> None:
         nonlocal bar
-        if bar is None:
+        if step.index == 0:
+            if bar is not None:
+                bar.close()
             bar = tqdm.tqdm(total=step.total, desc=what, unit="step")
         bar.set_postfix_str(f"{step.seconds:.2f} s/step, {_memory_in_use() / 2**30:.1f} GiB")
         bar.update()

@@ -152,8 +152,22 @@ BAD = [
     ("refine --video no.mp4 --out x.mp4", "no such file"),
     ("refine --video in.mp4 --out x.mp4", "32 x 48: height and width must be multiples of 64"),
     ("t2v --prompt a --out x.mp4 --refine --height 16000 --width 16000 --num-frames 4001", "not enough device memory"),
-    ("long --out x.mp4", "long is not available yet"),
-    ("interactive --out x.mp4", "interactive is not available yet"),
+    ("long --num-segments 2 --out x.mp4", "either --prompt"),
+    ("long --num-segments 0 --prompt a --out x.mp4", "--num-segments=0"),
+    ("long --num-segments 2 --prompt a --out x.mp4", "leaves nothing to generate"),
+    ("long --num-segments 2 --prompt a --out x.png", "ends in .mp4"),
+    ("long --num-segments 2 --prompt a --out text.mp4/x.mp4", "text.mp4 is not a folder"),
+    ("long --num-segments 2 --prompt a --out x.mp4 --save-latents x.npy", "latents for each segment"),
+    ("long --num-segments 2 --prompt a --out x.mp4 --image in.png --video in.mp4", "both given"),
+    ("long --num-segments 2 --prompt a --out x.mp4 --video no.mp4", "no such file"),
+    ("long --num-segments 2 --prompt a --out x.mp4 --video in.mp4", "6 frames, fewer than num_cond_frames=13"),
+    ("long --num-segments 2 --prompt a --out x.mp4 --seed 4294967295", "4294967296"),
+    ("long --num-segments 2 --prompt a --out x.mp4 --lora other.safetensors --num-cond-frames 1", "not a LoRA file"),
+    ("long --num-segments 1 --prompt a --out x.mp4 --height 16000 --width 16000 --num-frames 4001", "device memory"),
+    ("interactive --prompt a --out x.mp4", "takes its prompts from --prompts FILE"),
+    ("interactive --prompts no.txt --out x.mp4", "no.txt: cannot be read"),
+    ("interactive --prompts p.jsonl --out x.mp4", "p.jsonl, prompt 2 is empty"),
+    ("interactive --prompts text.mp4 --videos-per-prompt 2 --out x.mp4", "makes one video of all"),
     ("t2v --prompt a --out x.mp4 --mesh=fsdp=4", "--mesh is not available yet"),
     ("t2v --prompt a --out x.mp4 --coordinator host", "--coordinator is not available yet"),
 ]
@@ -212,6 +226,7 @@ def inputs(moving, tmp_path, checkpoint_dir):
     """A folder of good and bad inputs."""
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": " "}')
     PIL.Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     PIL.Image.new("RGB", (64, 36)).save(tmp_path / "in.png")
     (weights,) = (checkpoint_dir / "vae").glob("*.safetensors")
