@@ -14,8 +14,12 @@ CHECKPOINT = GOLDENS / "checkpoint"
 def pytest_configure():
     # Most of the suite's time is XLA compiling small programs, and less of it changes no result beyond rounding.
     jax.config.update("jax_disable_most_optimizations", True)
-    # The CPU's older fusion code compiles in less than half the time (JAX 0.10.2; 0.12.0 still knows the flag).
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+    # Interpreted GPU kernels wait for one another inside callbacks. Were they dispatched to the CPU client's pool, which
+    # has as many threads as there are cores, all of its threads could be waiting for one that has none.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    # The CPU's older fusion code compiles in less than half the time; later versions abort on the flag.
+    if jax.__version_info__ < (0, 11):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 
 @pytest.fixture(scope="session")
