@@ -14,8 +14,8 @@ CHECKPOINT = GOLDENS / "checkpoint"
 def pytest_configure():
     # Most of the suite's time is XLA compiling small programs, and less of it changes no result beyond rounding.
     jax.config.update("jax_disable_most_optimizations", True)
-    # Interpreted GPU kernels wait for one another inside callbacks. Were they dispatched to the CPU client's pool, which
-    # has as many threads as there are cores, all of its threads could be waiting for one that has none.
+    # Interpreted GPU kernels wait for one another inside callbacks. Dispatched to the CPU client's pool, which has as
+    # many threads as there are cores, all of them could be waiting for one that has no thread.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     # The CPU's older fusion code compiles in less than half the time; later versions abort on the flag.
     if jax.__version_info__ < (0, 11):
