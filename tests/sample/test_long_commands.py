@@ -100,16 +100,16 @@ def start(checkpoint, folder, *args):
 
 
 def kill_when(process, folder, appears):
-    """Kills it, without warning, as soon as a file of that name pattern is in the folder."""
+    """Kills it, without warning, as soon as a file of that name pattern is in the folder; False if it was finished."""
     while process.poll() is None and not list(folder.glob(appears)):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    return process.wait() == -signal.SIGKILL
 
 
 def test_killed_and_resumed_gives_the_same_bytes(run, undisturbed, checkpoint_dir, tmp_path):
-    process = start(checkpoint_dir, tmp_path, *LONG)
-    kill_when(process, tmp_path, "x.segments/tail-001.npz")
+    """Killed as it begins with the second segment, whose program takes a while to compile."""
+    assert kill_when(start(checkpoint_dir, tmp_path, *LONG), tmp_path, "x.segments/tail-000.npz")
     assert not (tmp_path / "x.mp4").exists()
     run(*LONG, "--resume")
     assert (tmp_path / "x.mp4").read_bytes() == (undisturbed / "x.mp4").read_bytes()
@@ -117,25 +117,21 @@ def test_killed_and_resumed_gives_the_same_bytes(run, undisturbed, checkpoint_di
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(undisturbed, checkpoint_dir, tmp_path):
-    """Before anything is there, within a video, between a video and its tail, and while all are being joined."""
-    for appears in (
-        ".lock-that-never-is",
-        "x.segments/.segment-001.mp4.*",
-        "x.segments/segment-002.mp4",
-        "x.segments/tail-003.npz",
-    ):
-        process = start(checkpoint_dir, tmp_path, *LONG, "--resume")
-        if appears.startswith(".lock"):
-            time.sleep(2)
-            appears = "*"
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            continue
-        kill_when(process, tmp_path, appears)
-        SegmentFolder.beside(tmp_path / "x.mp4").tail()
-    assert start(checkpoint_dir, tmp_path, *LONG, "--resume").wait() == 0
-    assert (tmp_path / "x.mp4").read_bytes() == (undisturbed / "x.mp4").read_bytes()
+def test_killed_again_and_again(checkpoint_dir, tmp_path):
+    """Within a video's writing, between a video and its tail, within sampling, and while all are being joined."""
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    film = (*LONG, "--steps", "150", "--resume")
+    moments = ("x.segments/.segment-000*", "x.segments/segment-000.mp4", "x.segments/tail-001.npz", ".x.mp4.*")
+    killed = 0
+    for appears in moments:
+        killed += kill_when(start(checkpoint_dir, tmp_path / "killed", *film), tmp_path / "killed", appears)
+        folder = SegmentFolder(tmp_path / "killed" / "x.segments")
+        assert (folder.tail() is None) == (folder.finished() == 0)
+    assert killed >= 3
+    for name in ("killed", "whole"):
+        assert start(checkpoint_dir, tmp_path / name, *film).wait() == 0
+    assert (tmp_path / "killed" / "x.mp4").read_bytes() == (tmp_path / "whole" / "x.mp4").read_bytes()
 
 
 def test_what_is_finished_is_joined_without_weights(run, undisturbed, tmp_path, monkeypatch):
