@@ -14,9 +14,9 @@ CHECKPOINT = GOLDENS / "checkpoint"
 def pytest_configure():
     # Most of the suite's time is XLA compiling small programs, and less of it changes no result beyond rounding.
     jax.config.update("jax_disable_most_optimizations", True)
-    # Interpreted GPU kernels wait for one another inside callbacks. Dispatched to the CPU client's pool, which has as
-    # many threads as there are cores, all of them could be waiting for one that has no thread.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    # The warpgroups of an interpreted GPU kernel wait for one another inside callbacks. With a thread per core, XLA's
+    # default, two cores are not enough: all threads may be waiting for a warpgroup that gets none.
+    os.environ.setdefault("PJRT_NPROC", "16")
     # The CPU's older fusion code compiles in less than half the time; later versions abort on the flag.
     if jax.__version_info__ < (0, 11):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()

@@ -10,6 +10,7 @@ values. Softmax is float32, in base 2.
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import jax
@@ -17,24 +18,28 @@ import jax.numpy as jnp
 
 from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu_backward as backward
 from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu_schedule as schedules
-from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu_config import Config, Tiling, choose, mismatch, unsupported
+from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu_config import Config, Tiling, choose, supports
 from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu_forward import forward
+from lcv_kernels.pallas.block_sparse_attention.registry import Call
 
-__all__ = ["Config", "Tiling", "attend_blocks", "choose", "supports"]
+__all__ = ["Config", "Tiling", "attend", "choose", "refuses", "supports"]
 
 Array = jax.Array
 
-
-def supports(q: Array, k: Array, block_q: int, block_k: int) -> str | None:
-    """Why these kernels cannot attend these arrays (also shapes with a dtype), whatever the device; None: they can."""
-    reason = unsupported(q, k, block_q, block_k)
-    if reason is None:
-        config = choose(q.shape[-1], block_q, block_k)
-        reason = mismatch(config, q.shape[-1], block_q, block_k) or _numbering(config, q, k, block_q, block_k)
-    return reason
+# H100, H200, H800, H20, GH200, as the driver names them.
+HOPPER = re.compile(r"\bG?H(100|200|800|20)\b")
 
 
-def attend_blocks(
+def refuses(call: Call, config: Any) -> str | None:
+    """Why the kernels do not take a call with this config; None: they do."""
+    if call.platform not in ("gpu", "cuda") or not HOPPER.search(call.device_kind):
+        return f"it needs a Hopper GPU, not {call.device_kind!r} ({call.platform})"
+    if config is not None and not isinstance(config, Config):
+        return f"its config is a mosaic_gpu.Config, not {config!r}"
+    return supports(call.dtype, call.head_dim, call.block_q, call.block_k, config)
+
+
+def attend(
     q: Array,
     k: Array,
     v: Array,
@@ -53,31 +58,17 @@ def attend_blocks(
     gets out 0, lse -inf and gradients 0. lse is the natural logarithm of the sum of exp(q . k / sqrt(d)).
 
     Differentiable in q, k and v, through out and lse. config: None takes what was measured or the rule (`choose`).
-    interpret: False, or parameters of JAX's GPU interpret mode.
+    interpret: False, or the parameters of JAX's GPU interpret mode.
 
-    Raises ValueError for arrays or a config that the kernels do not support (`supports` says why).
+    Raises ValueError for what the kernels do not support (`supports` says why).
     """
-    reason = unsupported(q, k, block_q, block_k)
-    if reason is None:
-        config = config or choose(q.shape[-1], block_q, block_k)
-        reason = mismatch(config, q.shape[-1], block_q, block_k) or _numbering(config, q, k, block_q, block_k)
+    reason = supports(q.dtype, q.shape[-1], block_q, block_k, config)
     if reason is not None:
-        raise ValueError(f"the Mosaic GPU kernels cannot attend these arrays: {reason}")
+        raise ValueError(f"the Mosaic GPU kernels do not support this call: {reason}")
     if indices.shape[-1] == 0:
         indices = jnp.zeros((*indices.shape[:-1], 1), indices.dtype)
-    cut = _Cut(block_q, block_k, config, interpret)
+    cut = _Cut(block_q, block_k, config or choose(q.shape[-1], block_q, block_k), interpret)
     return _attend(cut, q, k, v, indices, counts)
-
-
-def _numbering(config: Config, q: Array, k: Array, block_q: int, block_k: int) -> str | None:
-    queries, keys = q.shape[1] // block_q, k.shape[1] // block_k
-    groups = config.forward.group(block_q), config.dq.group(block_q), config.dkv.group(block_k)
-    if all(
-        schedules.fits(*pair, group)
-        for pair, group in zip(((queries, keys), (queries, keys), (keys, queries)), groups, strict=True)
-    ):
-        return None
-    return f"{queries} x {keys} blocks: more pairs than 32 bits can number"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """How the Mosaic GPU kernels cut their work, and what they can do at all."""
 
 import dataclasses
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 # Rows of one wgmma instruction: a warpgroup holds tiles of this many tokens.
@@ -85,8 +85,20 @@ def _stage_bytes(tile: int, head_dim: int) -> int:
     return tile * (2 * head_dim * 2 + 2 * 4)
 
 
-def mismatch(config: Config, head_dim: int, block_q: int, block_k: int) -> str | None:
-    """Why this config cannot cut these blocks; None when it can."""
+def supports(dtype: Any, head_dim: int, block_q: int, block_k: int, config: Config | None = None) -> str | None:
+    """Why the kernels cannot attend arrays of this dtype with these blocks, cut like this; None: they can."""
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+        return f"{jnp.dtype(dtype)}: the tensor cores take bfloat16 and float16"
+    if head_dim not in (64, 128):
+        return f"head dimension {head_dim}: the kernels have 64 and 128"
+    if block_q not in (64, 128):
+        return f"query blocks of {block_q} tokens: the kernels have 64 and 128"
+    if block_k % 64 or not 64 <= block_k <= 1024:
+        return f"key blocks of {block_k} tokens: the kernels have multiples of 64 up to 1024"
+    return _mismatch(config or choose(head_dim, block_q, block_k), head_dim, block_q, block_k)
+
+
+def _mismatch(config: Config, head_dim: int, block_q: int, block_k: int) -> str | None:
     for name, tiling, rows, columns, resident in (
         ("forward", config.forward, block_q, block_k, 1),
         ("dq", config.dq, block_q, block_k, 2),
@@ -98,19 +110,4 @@ def mismatch(config: Config, head_dim: int, block_q: int, block_k: int) -> str |
             return f"{name}: streamed tiles of {tiling.tile} tokens do not divide blocks of {columns}"
         if (need := shared_bytes(tiling, head_dim, resident)) > SHARED_MEMORY:
             return f"{name}: {need} bytes of shared memory, of which there are {SHARED_MEMORY}"
-    return None
-
-
-def unsupported(q: jax.Array, k: jax.Array, block_q: int, block_k: int) -> str | None:
-    """Why the kernels cannot run on these arrays, whatever the config; None when they can."""
-    if q.dtype not in (jnp.bfloat16, jnp.float16) or k.dtype != q.dtype:
-        return f"q and k are {q.dtype} and {k.dtype}; the tensor cores take both bfloat16 or both float16"
-    if q.shape[-1] not in (64, 128):
-        return f"head dimension {q.shape[-1]}; the kernels have 64 and 128"
-    if block_q not in (64, 128):
-        return f"query blocks of {block_q} tokens; the kernels have 64 and 128"
-    if block_k % 64 or not 64 <= block_k <= 1024:
-        return f"key blocks of {block_k} tokens; the kernels have multiples of 64 up to 1024"
-    if k.shape[1] == 0 or q.shape[1] == 0:
-        return f"{q.shape[1]} queries and {k.shape[1]} keys; the kernels need both"
     return None

@@ -6,6 +6,7 @@ and key blocks as columns; dk and dv have them the other way round, which invert
 its worst case: the lists of all groups of neighbours stand one after the other, and each starts where the last ended.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -33,9 +34,12 @@ def merge(rows: Array, columns: Array, valid: Array, *, num_rows: int, num_colum
 
     group: how many neighbouring row blocks share a list. A pair that is listed twice counts once. One sort and one
     scatter of P integers per head, both deterministic.
+
+    Raises ValueError when there are more pairs of blocks than 32 bits can number (millions of tokens).
     """
-    _check_range(num_rows, num_columns, group)
-    one = lambda *pairs: _merge(*pairs, num_columns=num_columns, group=group, groups=-(-num_rows // group))
+    if -(-num_rows // group) * group * num_columns >= NOTHING or num_columns << group >= NOTHING:
+        raise ValueError(f"{num_rows} x {num_columns} blocks in groups of {group}: too many pairs for 32-bit numbers")
+    one = functools.partial(_merge, num_columns=num_columns, group=group, groups=-(-num_rows // group))
     return Schedule(*jax.vmap(jax.vmap(one))(rows, columns, valid))
 
 
@@ -45,16 +49,6 @@ def pairs(indices: Array, counts: Array) -> tuple[Array, Array, Array]:
     valid = jnp.arange(most) < counts[..., None]
     queries = jnp.broadcast_to(jnp.arange(blocks, dtype=jnp.int32)[:, None], indices.shape)
     return tuple(x.reshape(batch, heads, blocks * most) for x in (queries, indices.astype(jnp.int32), valid))
-
-
-def fits(num_rows: int, num_columns: int, group: int) -> bool:
-    """Whether a pair of blocks, with its place in the group, can be written as one int32."""
-    return -(-num_rows // group) * group * num_columns < NOTHING and num_columns << group < NOTHING
-
-
-def _check_range(num_rows: int, num_columns: int, group: int) -> None:
-    if not fits(num_rows, num_columns, group):
-        raise ValueError(f"{num_rows} x {num_columns} blocks in groups of {group} cannot be numbered in 32 bits")
 
 
 def _merge(
