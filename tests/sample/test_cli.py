@@ -272,11 +272,13 @@ def test_the_readmes_commands_run(request, run, checkpoint_dir, tmp_path):
     lines = [line for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) for line in block.splitlines()]
     lines = [shlex.split(line, comments=True) for line in lines]
     sample = [args[2:] for args in lines if args[:2] == ["python", "sample.py"]]
-    small = {"vc": ["--num-frames", "17"], "refine": ["--height", "64", "--width", "64", "--steps", "8"]}
-    assert {task for task, *_ in sample} >= {"t2v", "i2v", "vc", "refine"}
+    small = {task: ["--num-frames", "17"] for task in ("vc", "long", "interactive")}
+    small["refine"] = ["--height", "64", "--width", "64", "--steps", "8"]
+    assert {task for task, *_ in sample} >= {"t2v", "i2v", *small}
     PIL.Image.new("RGB", (64, 36)).save(tmp_path / "girl.png")
     write_video(tmp_path / "road.mp4", np.zeros((13, 36, 64, 3), np.uint8), 15)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a cat"}')
+    (tmp_path / "scenes.txt").write_text("a cat\na dog")
     for task, *args in sample:
         at = args.index("--checkpoint")
         assert args[at + 1] == "DIR"
