@@ -85,8 +85,8 @@ def main(
             over="peak memory of the last segment / of the third, pages of files not counted",
             rows=[measure(f"{what}, {name}", segments, options, change) for name, change in ALLOCATORS.items()],
             minimum="1: nothing may pile up",
-            notes="The small checkpoint, float32, guidance 4, key and value cache, enhance_hf; one process. glibc keeps "
-            "freed blocks of up to 32 MiB, which at this small size are nearly all, and now and then one more of them: "
+            notes="The small checkpoint, float32, guidance 4, key and value cache, enhance_hf. glibc keeps freed "
+            "blocks of up to 32 MiB, which at this small size are nearly all, and now and then one more of them: "
             "up to 6 % from run to run. Told to return them, it shows what the program itself holds.",
         )
     )

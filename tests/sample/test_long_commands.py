@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from lcv_jax.data import buckets
 from lcv_jax.data.video import probe, read_metadata, read_video
 from lcv_jax.errors import InputError
 from lcv_jax.sample import cli, opened
@@ -177,6 +178,20 @@ def test_a_prompt_for_each_segment_that_may_change_until_it_is_made(run, refused
 def test_an_image_or_a_video_to_start_from(run, undisturbed, tmp_path):
     run("long", "--prompt", "a cat", "--num-segments", "1", "--out", "y.mp4", "--video", str(undisturbed / "x.mp4"))
     assert len(read_video(tmp_path / "y.mp4").frames) == 4
+
+
+@pytest.mark.slow
+def test_refined_and_resumed(run, tmp_path, monkeypatch):
+    """At 64 x 64 instead of 720p."""
+    monkeypatch.setattr(buckets, "nearest", lambda *shape: (64, 64))
+    film = ("long", "--prompt", "a cat", "--refine")
+    run(*film, "--num-segments", "2", "--out", "whole.mp4")
+    run(*film, "--num-segments", "1", "--out", "x.mp4")
+    run(*film, "--num-segments", "2", "--out", "x.mp4", "--resume")
+    assert (tmp_path / "x.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    info = probe(tmp_path / "x.mp4")
+    assert (info.width, info.height, info.fps, info.frames) == (64, 64, 30, 18 + 8)
+    assert len(SegmentFolder(tmp_path / "x.segments").tail().refined) == 10
 
 
 def segment(index):
