@@ -5,6 +5,7 @@ sets, and lowering for CUDA at the real shapes.
 import dataclasses
 import functools
 import itertools
+import json
 from types import MappingProxyType
 
 import jax
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from bsa_battery import HOPPER_CASES, Battery, Case, Transformations
+from benchmarks import bsa_gpu
+from bsa_battery import HOPPER_CASES, TOLERANCES, Battery, Case, Transformations
 from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu, mosaic_gpu_schedule
 from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu import Config, Tiling
 from lcv_kernels.pallas.block_sparse_attention.registry import Call
@@ -32,7 +34,7 @@ def interpret_params():
     return InterpretGPUParams(detect_races=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def h100():
     """Traces as for an H100, on a machine that has none."""
     device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
@@ -80,6 +82,8 @@ class TestThreeConsumersAndTwoStages(Interpreted, Battery):
 @pytest.mark.slow
 class TestInterpretedEverything(Interpreted, Transformations):
     cases = HOPPER_CASES
+    # Interpreted kernels are ordered callbacks, which JAX refuses in remat; that case is lowered below.
+    test_is_safe_under_remat_inside_scan = None
 
 
 @pytest.mark.slow
@@ -87,6 +91,26 @@ class TestInterpretedFloat16(Interpreted, Battery):
     cases = HOPPER_CASES[:3]
     dtypes = ("float16",)
     tolerances = MappingProxyType({"float16": (2e-3, 4e-3)})
+
+
+@pytest.mark.slow
+class TestOnDevice(Transformations):
+    """The same on a Hopper GPU, where there is one; benchmarks/bsa_gpu.py begins with it."""
+
+    cases = HOPPER_CASES
+    dtypes = ("bfloat16", "float16")
+    tolerances = MappingProxyType(TOLERANCES | {"float16": (2e-3, 4e-3)})
+    small_dtype = "bfloat16"
+    small = Interpreted.small
+
+    @pytest.fixture(autouse=True)
+    def _hopper(self):
+        device = jax.devices()[0]
+        if not mosaic_gpu.HOPPER.search(device.device_kind):
+            pytest.skip(f"needs a Hopper GPU, not {device.device_kind!r}")
+
+    def attend(self, *arrays, **sizes):
+        return mosaic_gpu.attend(*arrays, **sizes)
 
 
 def sets(entries, offsets, group):
@@ -101,6 +125,21 @@ def sets(entries, offsets, group):
         found += members
         loads.append(stop - start)
     return found, loads
+
+
+def test_the_benchmark_runs_without_a_gpu(tmp_path, capsys):
+    arguments = "--grids 4,4,8 --heads 1 --head-dim 64 --sparsities 0.5 --rounds 1"
+    bsa_gpu.main([*arguments.split(" "), "--no-battery"], tmp_path)
+    rows = json.loads((tmp_path / "bsa_gpu.json").read_text())["rows"]
+    assert [row["minimum"] for row in rows] == [0.5] * 8
+    assert {row["figures"]["used_per_load"] for row in rows} <= {1.0, 2.0}
+    assert "the kernels are not measured: it needs a Hopper GPU" in capsys.readouterr().out
+
+
+def test_the_benchmark_refuses_a_grid_that_blocks_do_not_divide(capsys):
+    with pytest.raises(SystemExit):
+        bsa_gpu.main(["--grids", "4,6,8"])
+    assert "4,6,8: expected T,H,W that (4, 4, 4) divide" in capsys.readouterr().err
 
 
 @settings(max_examples=25, deadline=None)
@@ -158,6 +197,22 @@ def test_lowers_for_cuda_at_the_real_shapes(h100, tokens):
     for name in ("bsa_forward", "bsa_dq", "bsa_dkv"):
         assert name in text
     assert text.count("custom_call @mosaic_gpu") == 3
+
+
+def test_lowers_for_cuda_as_the_gradient_of_a_rematerialised_scan(h100):
+    x = jax.ShapeDtypeStruct((1, 192, 2, 64), jnp.bfloat16)
+    indices, counts = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((1, 2, 3, 2), (1, 2, 3)))
+
+    def loss(q, k, v, indices, counts):
+        @jax.checkpoint
+        def layer(x, _):
+            return mosaic_gpu.attend(x, k, v, indices, counts, block_q=64, block_k=64)[0], ()
+
+        return jax.lax.scan(layer, q, length=2)[0].astype(jnp.float32).sum()
+
+    traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(x, x, x, indices, counts)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("custom_call @mosaic_gpu") == 4  # the forward kernel again before the backward ones
 
 
 @pytest.mark.slow

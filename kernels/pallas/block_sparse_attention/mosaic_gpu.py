@@ -21,6 +21,7 @@ from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu_schedule as sch
 from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu_config import Config, Tiling, choose, supports
 from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu_forward import forward
 from lcv_kernels.pallas.block_sparse_attention.registry import Call
+from lcv_kernels.pallas.block_sparse_attention.xla import vary_alike
 
 __all__ = ["Config", "Tiling", "attend", "choose", "refuses", "supports"]
 
@@ -68,7 +69,7 @@ def attend(
     if indices.shape[-1] == 0:
         indices = jnp.zeros((*indices.shape[:-1], 1), indices.dtype)
     cut = _Cut(block_q, block_k, config or choose(q.shape[-1], block_q, block_k), interpret)
-    return _attend(cut, q, k, v, indices, counts)
+    return _attend(cut, *vary_alike(q, k, v, indices, counts))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,6 +107,7 @@ def dq(
     ring = stream.tiles(tiling.stages, tiling.tile, head_dim, q.dtype)
     (gradient,) = stream.launch(
         kernel,
+        (q, k, v, dout, stats, *schedule),
         out_type=(jax.ShapeDtypeStruct(q.shape, q.dtype),),
         scratch=(
             (held, held),
@@ -119,7 +120,7 @@ def dq(
         tiling=tiling,
         interpret=interpret,
         name="bsa_dq",
-    )(q, k, v, dout, stats, *schedule)
+    )
     return gradient
 
 
@@ -207,6 +208,7 @@ def dkv(
     ring = stream.tiles(tiling.stages, tiling.tile, head_dim, q.dtype)
     return stream.launch(
         kernel,
+        (q, k, v, dout, stats, *schedule),
         out_type=(jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)),
         scratch=(
             (held, held),
@@ -219,4 +221,4 @@ def dkv(
         tiling=tiling,
         interpret=interpret,
         name="bsa_dkv",
-    )(q, k, v, dout, stats, *schedule)
+    )

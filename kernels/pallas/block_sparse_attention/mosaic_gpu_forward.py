@@ -71,6 +71,7 @@ def forward(
     ring = stream.tiles(tiling.stages, tiling.tile, head_dim, q.dtype)
     return stream.launch(
         kernel,
+        (q, k, v, *schedule),
         out_type=(
             jax.ShapeDtypeStruct(q.shape, q.dtype),
             jax.ShapeDtypeStruct((batch, heads, tokens), jnp.float32),
@@ -86,7 +87,7 @@ def forward(
         tiling=tiling,
         interpret=interpret,
         name="bsa_forward",
-    )(q, k, v, *schedule)
+    )
 
 
 def _online_softmax(unit, queries, keys, values, slot, carry, scale):

@@ -23,6 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu_config import ROWS, Tiling
+from lcv_kernels.pallas.block_sparse_attention.xla import vary_alike
 
 Array = jax.Array
 Ref = Any
@@ -237,6 +238,7 @@ Unit = Device | Interpreter
 
 def launch(
     body: Callable[..., None],
+    operands: Sequence[Array],
     *,
     out_type: Sequence[jax.ShapeDtypeStruct],
     scratch: Sequence[Any],
@@ -244,9 +246,9 @@ def launch(
     tiling: Tiling,
     interpret: Any,
     name: str,
-) -> Callable[..., Sequence[Array]]:
-    """A kernel over (batch elements, heads, thread blocks), the last fastest, so that a head's tiles share the L2."""
-    return plgpu.kernel(
+) -> Sequence[Array]:
+    """Runs a kernel over (batch elements, heads, thread blocks), the last fastest: a head's tiles meet in the L2."""
+    kernel = plgpu.kernel(
         body,
         out_type=tuple(out_type),
         scratch_types=tuple(scratch),
@@ -258,6 +260,9 @@ def launch(
         interpret=interpret,
         kernel_name=name,
     )
+    # A kernel says nothing of the mesh axes that its results vary over: those of its operands.
+    *outputs, _ = vary_alike(*kernel(*operands), operands[0])
+    return tuple(outputs)
 
 
 def place(tiling: Tiling) -> tuple[tuple[Array, Array, Array], Array]:

@@ -54,7 +54,7 @@ def attend(
     config: XlaConfig,
 ) -> tuple[Array, Array]:
     """Arguments and results as of `attend_blocks`: out (B, N, heads, d) in q's dtype, lse (B, heads, N) float32."""
-    q, k, v, indices, counts = _vary_alike(q, k, v, indices, counts)
+    q, k, v, indices, counts = vary_alike(q, k, v, indices, counts)
     return _attend(_Sizes(block_q, block_k, config), q, k, v, indices, counts)
 
 
@@ -271,7 +271,7 @@ def _full(value: float, shape: tuple[int, ...], like: Array) -> Array:
     return jnp.full_like(like, value, jnp.float32, shape=shape)
 
 
-def _vary_alike(*arrays: Array) -> list[Array]:
+def vary_alike(*arrays: Array) -> list[Array]:
     """Under shard_map: all of them varying over every mesh axis that one of them varies over.
 
     What is replicated then gets the sum of its gradients over the mesh from JAX; a custom_vjp has to return gradients
