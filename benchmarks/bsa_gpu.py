@@ -115,7 +115,7 @@ def rows_of(arrays, name, implementation, sparsity, dense_calls, peak, rounds):
         "included": functools.partial(jax.jit(included), q, k, v),
         "included, both ways": functools.partial(jax.jit(both_ways(included)), q, k, v),
     }
-    times = alternate(calls | dense_calls, rounds=rounds, warmup=2)
+    times = alternate(calls | dense_calls, rounds=rounds, warmup=min(rounds, 2))
     for forward in ("given", "included", "dense"):
         pairs = zip(times[f"{forward}, both ways"], times[forward], strict=True)
         times[f"{forward}, backward"] = [max(both - one, 1e-9) for both, one in pairs]
@@ -229,7 +229,8 @@ def main(arguments=None, folder=RESULTS):
     parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--name", default="bsa_gpu", help="of the result's files, for runs of a part")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--battery", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(arguments)
@@ -238,7 +239,7 @@ def main(arguments=None, folder=RESULTS):
     rows, peak = measure(args)
     notes = f"{driver()}. A bf16 product of random numbers ran at {peak / 1e12:.1f} TFLOP/s. XLA's form: one round."
     result = Result(
-        "bsa_gpu",
+        args.name,
         "Block sparse attention against dense attention",
         over="ours / dense, seconds (tuning: over the rule's cut)",
         minimum="the share of pairs of blocks that is computed",

@@ -19,7 +19,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from benchmarks import bsa_gpu
 from bsa_battery import HOPPER_CASES, TOLERANCES, Battery, Case, Transformations
-from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu, mosaic_gpu_schedule
+from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu, mosaic_gpu_schedule, mosaic_gpu_stream
 from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu import Config, Tiling
 from lcv_kernels.pallas.block_sparse_attention.registry import Call
 
@@ -91,6 +91,31 @@ class TestInterpretedFloat16(Interpreted, Battery):
     cases = HOPPER_CASES[:3]
     dtypes = ("float16",)
     tolerances = MappingProxyType({"float16": (2e-3, 4e-3)})
+
+
+def test_a_tile_that_is_handed_back_before_it_is_read_is_a_race(h100, monkeypatch):
+    """The detector sees what it should: the one fault that the ring of stages is there to prevent."""
+
+    def take_and_release(channel, slot):
+        plgpu.barrier_wait(channel.full.at[slot])
+        plgpu.barrier_arrive(channel.free.at[slot])
+        return channel.ring.at[slot]
+
+    monkeypatch.setattr(mosaic_gpu_stream.Channel, "take", take_and_release)
+    monkeypatch.setattr(mosaic_gpu_stream.Channel, "release", lambda channel, slot: None)
+    q, k = jnp.ones((1, 64, 1, 64), jnp.bfloat16), jnp.ones((1, 320, 1, 64), jnp.bfloat16)
+    indices, counts = jnp.arange(5, dtype=jnp.int32).reshape(1, 1, 1, 5), jnp.full((1, 1, 1), 5, jnp.int32)
+    config = Config(*[Tiling(1, 64, 2)] * 3)
+    run = functools.partial(mosaic_gpu.attend, block_q=64, block_k=64, config=config, interpret=interpret_params())
+    interpreter.reset_gpu_interpret_mode_state()
+    try:
+        jax.block_until_ready(jax.jit(run)(q, k, k, indices, counts))
+        found = interpreter.get_races().races_found
+    except jax.errors.JaxRuntimeError as error:  # JAX after 0.10
+        found = "RACE DETECTED" in str(error)
+    finally:
+        interpreter.reset_gpu_interpret_mode_state()
+    assert found
 
 
 @pytest.mark.slow
