@@ -143,6 +143,21 @@ def rows_of(arrays, name, implementation, sparsity, dense_calls, peak, rounds):
         )
 
 
+def check_agreement(arrays, sparsity):
+    """Raises unless the kernels and the XLA form agree, outputs and gradients, to what bfloat16 allows."""
+    q, k, v = arrays
+    selection = jax.jit(functools.partial(select, sparsity))(q, k)
+    ours, theirs = (
+        jax.tree.leaves(jax.jit(both_ways(functools.partial(attention, name, None)))(q, k, v, *selection))
+        for name in ("mosaic_gpu", "xla")
+    )
+    for name, one, other in zip(("out", "dq", "dk", "dv"), ours, theirs, strict=True):
+        one, other = one.astype(jnp.float32), other.astype(jnp.float32)
+        error = float(jnp.linalg.norm((one - other).ravel()) / jnp.linalg.norm(other.ravel()))
+        if not error < 1e-2:
+            raise ValueError(f"{name} of {q.shape[1]} tokens: the kernels and the XLA form differ by {error:.3g}")
+
+
 def tilings(head_dim, resident):
     """Every cut of a kernel for blocks of 64 tokens that fits into shared memory."""
     for consumers, stages in itertools.product((1, 2, 3), range(2, 7)):
@@ -207,6 +222,8 @@ def measure(args):
         reason = kernels_run(args.head_dim, arrays[0].shape[1], dtype)
         if reason is not None:
             print(f"the kernels are not measured: {reason}")
+        else:
+            check_agreement(arrays, args.sparsities[0])
         for sparsity in args.sparsities:
             for implementation in ("mosaic_gpu", "xla") if reason is None else ("xla",):
                 rounds = args.rounds if implementation == "mosaic_gpu" else 1

@@ -70,6 +70,7 @@ QUICK = (
 )
 
 
+@pytest.mark.smoke
 class TestInterpreted(Interpreted, Battery):
     cases = QUICK
 
@@ -201,11 +202,11 @@ def test_schedule_refuses_more_pairs_than_can_be_numbered():
         mosaic_gpu_schedule.merge(empty, empty, empty == 0, num_rows=1 << 16, num_columns=1 << 16, group=2)
 
 
-def lower(dtype, N, K, heads, d, block_q, block_k, kept):
+def lower(dtype, N, K, heads, d, block_q, block_k, kept, config=None):
     """The module of a forward and a backward pass, lowered for CUDA."""
 
     def both(q, k, v, indices, counts):
-        attend = functools.partial(mosaic_gpu.attend, block_q=block_q, block_k=block_k)
+        attend = functools.partial(mosaic_gpu.attend, block_q=block_q, block_k=block_k, config=config)
         outputs, pull = jax.vjp(lambda *x: attend(*x, indices, counts), q, k, v)
         return outputs, pull(outputs)
 
@@ -216,6 +217,7 @@ def lower(dtype, N, K, heads, d, block_q, block_k, kept):
     return jax.jit(both).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("tokens", [24 * 28 * 56, 48 * 44 * 80])
 def test_lowers_for_cuda_at_the_real_shapes(h100, tokens):
     text = lower(jnp.bfloat16, tokens, tokens, 32, 128, 64, 64, tokens // 64 // 16)
@@ -247,6 +249,18 @@ def test_lowers_for_cuda_as_the_gradient_of_a_rematerialised_scan(h100):
 def test_lowers_for_cuda_with_every_kind_of_block(h100, block_q, block_k, head_dim):
     text = lower(jnp.float16, 3 * block_q, 5 * block_k, 2, head_dim, block_q, block_k, 2)
     assert text.count("custom_call @mosaic_gpu") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(("kernel", "resident"), [("forward", 1), ("dq", 2), ("dkv", 2)])
+def test_every_cut_that_the_benchmark_tries_lowers(h100, kernel, resident, head_dim):
+    cuts = list(bsa_gpu.tilings(head_dim, resident))
+    assert len(cuts) > 5
+    for cut in cuts:
+        config = dataclasses.replace(mosaic_gpu.choose(head_dim, 64, 64), **{kernel: cut})
+        text = lower(jnp.bfloat16, 320, 448, 1, head_dim, 64, 64, 3, config)
+        assert text.count("custom_call @mosaic_gpu") == 3
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

@@ -1,4 +1,4 @@
-"""What the three kernels share: tiles that stays, tiles that stream past them, and the two kinds of product.
+"""What the three kernels share: tiles that stay, tiles that stream past them, and the two kinds of product.
 
 A thread block is a few consumer warpgroups and one producer. Each consumer holds a tile of 64 rows (queries, or keys
 for dk and dv). The producer walks the group's list of columns and copies their tiles into a ring of stages; a consumer
