@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from bsa_battery import Case, inputs, selection
-from jaxprs import equations
 from lcv_kernels.pallas import (
     XlaConfig,
     attend_blocks,
@@ -21,6 +20,7 @@ from lcv_kernels.pallas import (
     to_blocks,
 )
 from lcv_kernels.pallas.block_sparse_attention import registry
+from traces import equations
 
 ROOT = pathlib.Path(__file__).parents[2]
 GRIDS = {"grid_q": (2, 2, 4), "grid_k": (4, 2, 4), "block_q": (2, 2, 2), "block_k": (2, 1, 2)}
@@ -186,6 +186,12 @@ def test_a_gpu_without_the_kernels_is_warned(fresh_registry, monkeypatch, caplog
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "xla; not mosaic_gpu: this JAX cannot load its kernels" in record.message
+
+
+def test_what_has_not_run_on_a_gpu_is_taken_by_name_only(fresh_registry, caplog):
+    assert registry._choose(HOPPER, None, None) == "xla"
+    assert "xla; not mosaic_gpu: it has not run on a GPU yet" in caplog.text
+    assert registry._choose(HOPPER, "mosaic_gpu", None) == "mosaic_gpu"
 
 
 def test_kernels_by_name_say_why_they_do_not_run(fresh_registry):

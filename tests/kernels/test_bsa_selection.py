@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprs import equations
 from lcv_kernels.pallas import select_blocks
 from lcv_kernels.pallas.block_sparse_attention import selection
+from traces import equations
 
 ONE = {"block_q": 1, "block_k": 1}
 

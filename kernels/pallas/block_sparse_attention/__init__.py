@@ -33,7 +33,7 @@ mesh that cuts tokens, call it inside shard_map; batch and heads may be cut eith
 Implementations, of `implementation=`; None takes the first that supports the call and logs once which one, and why not
 those before it:
 
-- "mosaic_gpu": kernels for Hopper GPUs.
+- "mosaic_gpu": kernels for Hopper GPUs. They have not run on one yet, so they are taken only when named.
 - "xla": any backend. Gathers the selected blocks, some query blocks at a time, forward and backward.
 - "reference": a dense softmax under a mask, N x K per head. The oracle of the tests; never taken by itself.
 
