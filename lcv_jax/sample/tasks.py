@@ -58,8 +58,8 @@ class Common:
     """CFG-zero* scale: 4, distilled 1, which is none."""
     distilled: bool = False
     """Use the distilled schedule with the cfg_step LoRA."""
-    lora: tuple[str, ...] = ()
-    """Further LoRA files, FILE or FILE@SCALE."""
+    lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A further LoRA file, FILE or FILE@SCALE; may be given several times."""
     posterior: Literal["sample", "mode"] = "sample"
     """Of the autoencoder, for images and videos given."""
     max_text_tokens: int = 512

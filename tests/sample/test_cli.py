@@ -10,11 +10,13 @@ from fractions import Fraction
 import numpy as np
 import PIL.Image
 import pytest
+import tyro
 
 from lcv_jax.data.text import Tokenizer
 from lcv_jax.data.video import probe, read_metadata, read_video
 from lcv_jax.data.video_writer import write_video
 from lcv_jax.sample import cli, memory, opened
+from lcv_jax.sample.tasks import Task
 
 SMALL = {
     "--height": "32",
@@ -99,6 +101,11 @@ def test_continuation_stands_behind_the_input(run, moving, tmp_path, native, siz
     assert len(clip.frames) == 6 + 4  # every second input frame, then four new ones
     brightness = clip.frames[:6].mean((1, 2, 3))
     np.testing.assert_allclose(brightness, [0, 40, 80, 120, 160, 200], atol=4)
+
+
+def test_every_adapter_given_counts():
+    args = ["t2v", "--checkpoint", "c", "--out", "x.mp4", "--prompt", "a", "--lora", "a@0.5", "--lora", "b"]
+    assert list(tyro.cli(Task, args=args).adapters().values()) == [("a", 0.5), ("b", 1.0)]
 
 
 def test_adapters_from_files(run, checkpoint_dir, tmp_path):
