@@ -128,8 +128,6 @@ class Parts:
         """
         text = text.checked()
         latents, t = jnp.asarray(latents, jnp.float32), jnp.asarray(t, jnp.float32)
-        if t.shape != latents.shape[:2]:
-            raise InputError(f"t of shape {t.shape}: expected (B, T) = {latents.shape[:2]}, one for each latent frame")
         return _velocity(self.network(sparse), self.variables(loras), latents, t, text, cache, num_cond=num_cond)
 
     def condition_cache(

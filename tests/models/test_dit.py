@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 import traces
-from lcv_jax.checkpoint.load import load_params
-from lcv_jax.checkpoint.source import SafetensorsSource
-from lcv_jax.checkpoint.table import DIT
+from dit_goldens import channels_last, check_gradients, inputs, part, read_config, read_params
 from lcv_jax.errors import InputError
 from lcv_jax.models.dit import DiT, KVCache, abstract_params
 from lcv_jax.models.dit_config import DiTConfig
@@ -25,31 +23,12 @@ BLOCKS = {"chunk_3d_shape_q": [4, 4, 4], "chunk_3d_shape_k": [4, 4, 4]}
 
 @pytest.fixture(scope="module")
 def config(checkpoint_dir):
-    return DiTConfig.from_json(json.loads((checkpoint_dir / "dit" / "config.json").read_text()))
+    return read_config(checkpoint_dir)
 
 
 @pytest.fixture(scope="module")
 def params(checkpoint_dir, config):
-    return load_params(SafetensorsSource(checkpoint_dir / "dit"), DIT, abstract_params(config, FLOAT32))
-
-
-@pytest.fixture(autouse=True)
-def _full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
-
-
-def channels_last(x):
-    return np.moveaxis(x, 1, -1)
-
-
-def inputs(golden, t="timestep"):
-    """(latents, t, text, mask) as our DiT takes them."""
-    latents = channels_last(golden["hidden_states"])
-    time = golden[t] / 1000
-    if time.ndim == 1:
-        time = np.broadcast_to(time[:, None], latents.shape[:2])
-    return latents, time, golden["encoder_hidden_states"][:, 0], golden["encoder_attention_mask"] > 0
+    return read_params(checkpoint_dir, config)
 
 
 def close(ours, official, atol=ONE_FORWARD):
@@ -126,9 +105,8 @@ def test_image_to_video(goldens, config, params):
 def condition_pass(goldens, config, params):
     g = goldens("dit_vc")
     cond = channels_last(g["hidden_states"])[:1, : int(g["num_cond_latents"])]
-    with jax.default_matmul_precision("highest"):
-        model = DiT(config, FLOAT32)
-        return jax.jit(lambda z: model.apply({"params": params}, z, method="condition"))(cond)
+    model = DiT(config, FLOAT32)
+    return jax.jit(lambda z: model.apply({"params": params}, z, method="condition"))(cond)
 
 
 def test_condition_pass_fills_the_cache_before_rotation(goldens, config, condition_pass):
@@ -171,50 +149,9 @@ def test_rows_of_a_batch_do_not_touch(goldens, config, params):
     close(run(latents[1:], t[1:], text[1:], mask[1:])[0], both[1:], 1e-5)
 
 
-def _official_gradients(grads):
-    """Our gradients under official names, in official axis order."""
-    named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        key = "/".join(p.key for p in path)
-        for name, place in DIT.names(key, leaf.shape[0]):
-            row = leaf if place.layer is None else leaf[place.layer]
-            named[name] = place.axes.official(np.asarray(row))
-    return named
-
-
 def test_gradients(goldens, config, params):
-    g = {k.removeprefix("full_"): v for k, v in goldens("dit_grad").items() if k.startswith("full_")}
-    latents, t, text, mask = inputs(g)
-    target = channels_last(g["target"])
-    model = DiT(config, FLOAT32)
-
-    @jax.jit
-    def run(params, latents):
-        def loss(params, latents):
-            out = model.apply({"params": params}, latents, t, text, mask)
-            return jnp.square(out - target).mean(), out
-
-        (value, out), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, latents)
-        return value, out, grads
-
-    value, out, (grads, latent_grad) = run(params, latents)
-    close(out, channels_last(g["output"]))
-    assert float(value) == pytest.approx(float(g["loss"]), abs=1e-5)
-    relative_close(latent_grad, channels_last(g["grad_hidden_states"]))
-    named = _official_gradients(grads)
-    names = [str(n) for n in goldens("dit_grad")["grad_norm_names"]]
-    assert sorted(names) == sorted(named)
-    for name, norm in zip(names, g["grad_norms"], strict=True):
-        assert np.linalg.norm(named[name]) == pytest.approx(float(norm), rel=1e-4), name
-    whole = [key for key in g if key.startswith("grad_") and key.removeprefix("grad_") in named]
-    assert len(whole) == 13
-    for key in whole:
-        relative_close(named[key.removeprefix("grad_")], g[key])
-
-
-def relative_close(ours, official):
-    """Within 1e-4 of the gradient's norm."""
-    assert np.linalg.norm(np.asarray(ours) - official) <= 1e-4 * np.linalg.norm(official)
+    g = goldens("dit_grad")
+    check_gradients(DiT(config, FLOAT32), params, part(g, "full_"), [str(n) for n in g["grad_norm_names"]])
 
 
 def test_the_published_model_has_13_581_071_424_parameters():

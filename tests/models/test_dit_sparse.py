@@ -1,18 +1,13 @@
 """The DiT with block sparse attention against the official numbers (goldens README 3, dit_bsa and dit_grad)."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcv_jax.checkpoint.load import load_params
-from lcv_jax.checkpoint.source import SafetensorsSource
-from lcv_jax.checkpoint.table import DIT
+from dit_goldens import channels_last, check_gradients, inputs, part, read_config, read_params
 from lcv_jax.errors import InputError
-from lcv_jax.models.dit import DiT, abstract_params
-from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.dit import DiT
 from lcv_jax.models.precision import FLOAT32
 from lcv_jax.ops.sparse_attention import BlockSparseAttention
 
@@ -21,30 +16,17 @@ CUBE = (4, 4, 4)
 
 @pytest.fixture(scope="module")
 def config(checkpoint_dir):
-    return DiTConfig.from_json(json.loads((checkpoint_dir / "dit" / "config.json").read_text()))
+    return read_config(checkpoint_dir)
 
 
 @pytest.fixture(scope="module")
 def params(checkpoint_dir, config):
-    return load_params(SafetensorsSource(checkpoint_dir / "dit"), DIT, abstract_params(config, FLOAT32))
+    return read_params(checkpoint_dir, config)
 
 
 def sparse_dit(config, **change):
-    settings = {"block_q": CUBE, "block_k": CUBE, "sparsity": config.bsa_params.sparsity, "implementation": "xla"}
+    settings = {"block_q": CUBE, "block_k": CUBE, "sparsity": config.bsa_params.sparsity}
     return DiT(config, FLOAT32, BlockSparseAttention(**(settings | change)))
-
-
-def channels_last(x):
-    return np.moveaxis(x, 1, -1)
-
-
-def inputs(golden, prefix):
-    g = {k.removeprefix(prefix): v for k, v in golden.items() if k.startswith(prefix)}
-    latents = channels_last(g["hidden_states"])
-    time = g["timestep"] / 1000
-    if time.ndim == 1:
-        time = np.broadcast_to(time[:, None], latents.shape[:2])
-    return g, latents, time, g["encoder_hidden_states"][:, 0], g["encoder_attention_mask"] > 0
 
 
 def close(ours, official):
@@ -52,13 +34,14 @@ def close(ours, official):
 
 
 def test_text_to_video(goldens, config, params):
-    g, *args = inputs(goldens("dit_bsa"), "t2v_")
-    out = jax.jit(lambda *a: sparse_dit(config).apply({"params": params}, *a))(*args)
+    g = part(goldens("dit_bsa"), "t2v_")
+    out = jax.jit(lambda *a: sparse_dit(config).apply({"params": params}, *a))(*inputs(g))
     close(out, channels_last(g["output"]))
 
 
 def test_continuation_with_and_without_cache(goldens, config, params):
-    g, latents, t, text, mask = inputs(goldens("dit_bsa"), "vc_")
+    g = part(goldens("dit_bsa"), "vc_")
+    latents, t, text, mask = inputs(g)
     n, dit = int(g["num_cond_latents"]), sparse_dit(config)
     whole = jax.jit(lambda *a: dit.apply({"params": params}, *a, num_cond=n))(latents, t, text, mask)
     close(whole, channels_last(g["output"]))
@@ -71,34 +54,13 @@ def test_continuation_with_and_without_cache(goldens, config, params):
 
 
 def test_gradients(goldens, config, params):
-    g, latents, t, text, mask = inputs(goldens("dit_grad"), "bsa_")
-    target, dit = channels_last(g["target"]), sparse_dit(config)
-
-    @jax.jit
-    def run(params, latents):
-        def loss(params, latents):
-            return jnp.square(dit.apply({"params": params}, latents, t, text, mask) - target).mean()
-
-        return jax.value_and_grad(loss, argnums=(0, 1))(params, latents)
-
-    value, (grads, latent_grad) = run(params, latents)
-    assert float(value) == pytest.approx(float(g["loss"]), abs=1e-5)
-    official = channels_last(g["grad_hidden_states"])
-    assert np.linalg.norm(latent_grad - official) <= 1e-4 * np.linalg.norm(official)
-    named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        for name, place in DIT.names("/".join(p.key for p in path), leaf.shape[0]):
-            named[name] = place.axes.official(np.asarray(leaf if place.layer is None else leaf[place.layer]))
-    for name, norm in zip(goldens("dit_grad")["grad_norm_names"], g["grad_norms"], strict=True):
-        assert np.linalg.norm(named[str(name)]) == pytest.approx(float(norm), rel=1e-4), name
-    for key in (k for k in g if k.removeprefix("grad_") in named):
-        ours = named[key.removeprefix("grad_")]
-        assert np.linalg.norm(ours - g[key]) <= 1e-4 * np.linalg.norm(g[key]), key
+    g = goldens("dit_grad")
+    check_gradients(sparse_dit(config), params, part(g, "bsa_"), [str(n) for n in g["grad_norm_names"]])
 
 
 def test_sparsity_zero_is_dense_and_blocks_may_differ(goldens, config, params):
     """Also where queries and keys have other blocks, so that tokens are regrouped in every layer."""
-    _, *args = inputs(goldens("dit_bsa"), "t2v_")
+    args = inputs(part(goldens("dit_bsa"), "t2v_"))
     dense = jax.jit(lambda *a: DiT(config, FLOAT32).apply({"params": params}, *a))(*args)
     for block_k in (CUBE, (4, 4, 8)):
         dit = sparse_dit(config, block_k=block_k, sparsity=0.0)
