@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import weakref
 
 import jax
@@ -149,20 +150,42 @@ def test_any_tensors_survive_store_and_shards(tmp_path_factory, shapes, dtype, m
     assert bits(SafetensorsSource(folder)) == expected
 
 
-def test_two_tensors_at_most_are_held(tmp_path):
+class _Slow:
+    """A write that keeps its array until it is waited for, as one to a slow disk would."""
+
+    def __init__(self, future, values):
+        self.future, self.values = future, values
+
+    def result(self, timeout=None):
+        self.values = None
+        return self.future.result(timeout)
+
+
+def test_two_tensors_at_most_are_held(tmp_path, monkeypatch):
     """What bounds an import's memory: when a tensor is read, only the one before it is still being written."""
-    tensors = {f"t{i}": TensorInfo((1000,), np.dtype("float32")) for i in range(12)}
+    tensors = {f"t{i}": TensorInfo((1000,), np.dtype("float32")) for i in range(6)}
     held, alive = [], []
+    serialize, disk = ocp.type_handlers.NumpyHandler.serialize, []
+
+    async def slow(handler, values, *args):
+        writes = [_Slow(future, values) for future in await serialize(handler, values, *args)]
+        disk.extend(writes)
+        return writes
 
     def read(name):
-        alive.append(sum(ref() is not None for ref in held))
+        # A write that is done may take a moment until its thread lets the array go.
+        deadline = time.monotonic() + 1
+        while (count := sum(ref() is not None for ref in held)) > 1 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        alive.append(count)
         array = np.full(1000, len(held), np.float32)
         held.append(weakref.ref(array))
         return array
 
+    monkeypatch.setattr(ocp.type_handlers.NumpyHandler, "serialize", slow)
     store.save(tmp_path / "params", tensors, read)
-    assert len(alive) == 12
-    assert max(alive) <= 1
+    assert len(alive) == 6
+    assert max(alive) == 1
 
 
 def test_split_by_hand():
