@@ -4,10 +4,12 @@ from lcv_kernels.pallas.block_sparse_attention import (
     Selection,
     XlaConfig,
     attend_blocks,
+    block_means,
     block_order,
     block_sparse_attention,
     from_blocks,
     select_blocks,
+    select_by_means,
     to_blocks,
 )
 
@@ -15,9 +17,11 @@ __all__ = [
     "Selection",
     "XlaConfig",
     "attend_blocks",
+    "block_means",
     "block_order",
     "block_sparse_attention",
     "from_blocks",
     "select_blocks",
+    "select_by_means",
     "to_blocks",
 ]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcv_kernels.pallas import select_blocks
+from lcv_kernels.pallas import block_means, select_blocks, select_by_means
 from lcv_kernels.pallas.block_sparse_attention import selection
 from traces import equations
 
@@ -45,6 +45,16 @@ def test_the_count_is_cut_off_in_double_precision(blocks, sparsity, count):
     indices, counts = select_blocks(*scored(*range(blocks)), **ONE, sparsity=sparsity)
     assert indices.shape == (1, 1, 1, count)
     assert counts.tolist() == [[[count]]]
+
+
+@pytest.mark.parametrize("rule", [{"sparsity": 0.5}, {"sparsity": None, "cdf": 0.8}, {"sparsity": 1.0}])
+def test_averages_taken_in_parts_choose_the_same(rule):
+    q, k = jax.random.normal(jax.random.key(0), (2, 2, 24, 3, 4))
+    expected = select_blocks(q, k, block_q=4, block_k=3, **rule)
+    means_k = jnp.concatenate([block_means(part, 3) for part in jnp.split(k, 2, 1)], 2)
+    parts = [select_by_means(block_means(part, 4), means_k, **rule) for part in jnp.split(q, 3, 1)]
+    for one, *others in zip(expected, *parts, strict=True):
+        np.testing.assert_array_equal(one, np.concatenate(others, 2))
 
 
 def test_the_highest_are_kept_in_ascending_order_and_the_first_of_equals():

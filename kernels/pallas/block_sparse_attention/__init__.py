@@ -26,6 +26,7 @@ Levels.
 - `to_blocks`, `from_blocks`, `block_order`: for those who regroup once for many layers.
 - `select_blocks`, `attend_blocks`: on tokens in block order. A selection may come from elsewhere (another rank's
   pooled keys), and the log-sum-exp merges partial results: both outputs are differentiable.
+- `block_means`, `select_by_means`: the two halves of `select_blocks`, for those whose blocks lie on several devices.
 
 Everything is fixed in shape, so it all lives inside jit, and is safe under vmap, remat, scan and shard_map. Under a
 mesh that cuts tokens, call it inside shard_map; batch and heads may be cut either way.
@@ -43,16 +44,18 @@ for this size, else a rule.
 
 from lcv_kernels.pallas.block_sparse_attention.api import attend_blocks, block_sparse_attention
 from lcv_kernels.pallas.block_sparse_attention.regroup import block_order, from_blocks, to_blocks
-from lcv_kernels.pallas.block_sparse_attention.selection import Selection, select_blocks
+from lcv_kernels.pallas.block_sparse_attention.selection import Selection, block_means, select_blocks, select_by_means
 from lcv_kernels.pallas.block_sparse_attention.xla import XlaConfig
 
 __all__ = [
     "Selection",
     "XlaConfig",
     "attend_blocks",
+    "block_means",
     "block_order",
     "block_sparse_attention",
     "from_blocks",
     "select_blocks",
+    "select_by_means",
     "to_blocks",
 ]

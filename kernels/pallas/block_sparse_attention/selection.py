@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lcv_kernels.pallas.block_sparse_attention.highest import highest
+
 Array = jax.Array
 
 # Query blocks are taken some at a time, so that their float32 scores take about this many bytes.
@@ -35,18 +37,23 @@ def select_blocks(
     Raises ValueError for shapes that do not fit, and for a sparsity or cdf that is outside [0, 1] or absent in both.
     """
     check_pair(q, k, block_q, block_k)
-    blocks = k.shape[1] // block_k
+    return select_by_means(block_means(q, block_q), block_means(k, block_k), sparsity=sparsity, cdf=cdf)
+
+
+def select_by_means(means_q: Array, means_k: Array, *, sparsity: float | None, cdf: float | None = None) -> Selection:
+    """`select_blocks` from the blocks' averages, (B, heads, Nq, d) and (B, heads, Nk, d) float32: for those who hold
+    the tokens of a part of the blocks only."""
+    blocks, d = means_k.shape[2:]
     top = kept_blocks(blocks, sparsity, cdf)
-    means_q, means_k = (_means(jax.lax.stop_gradient(x), size) for x, size in ((q, block_q), (k, block_k)))
     if top == 0 and cdf is None:
         shape = means_q.shape[:3]
         return Selection(jnp.zeros((*shape, 0), jnp.int32), jnp.zeros(shape, jnp.int32))
 
     def choose(means_q: Array) -> Selection:
         scores = jnp.einsum("bhnd,bhkd->bhnk", means_q, means_k, precision=jax.lax.Precision.HIGHEST)
-        return _top(scores, top) if cdf is None else _top_or_cdf(scores, top, cdf, q.shape[-1])
+        return _top(scores, top) if cdf is None else _top_or_cdf(scores, top, cdf, d)
 
-    B, heads, rows, d = means_q.shape
+    B, heads, rows, _ = means_q.shape
     chunks = min(rows, -(-4 * B * heads * rows * blocks // SCORES_BUDGET))
     if chunks <= 1:
         return choose(means_q)
@@ -55,6 +62,13 @@ def select_blocks(
     found = jax.lax.map(choose, padded.reshape(B, heads, chunks, size, d).transpose(2, 0, 1, 3, 4))
     joined = (jnp.moveaxis(x, 0, 2).reshape(B, heads, chunks * size, *x.shape[4:])[:, :, :rows] for x in found)
     return Selection(*joined)
+
+
+def block_means(x: Array, size: int) -> Array:
+    """Averages of blocks of `size` tokens, without a gradient: (B, N, heads, d) -> (B, heads, N / size, d) float32."""
+    B, N, heads, d = x.shape
+    x = jax.lax.stop_gradient(x).reshape(B, N // size, size, heads, d)
+    return x.mean(2, dtype=jnp.float32).swapaxes(1, 2)
 
 
 def kept_blocks(blocks: int, sparsity: float | None, cdf: float | None = None) -> int:
@@ -80,16 +94,9 @@ def check_pair(q: Array, k: Array, block_q: int, block_k: int) -> None:
             raise ValueError(f"{name} has {x.shape[1]} tokens: expected a multiple of its block, {size} tokens")
 
 
-def _means(x: Array, size: int) -> Array:
-    """(B, N, heads, d) to block averages (B, heads, N / size, d) in float32."""
-    B, N, heads, d = x.shape
-    return x.reshape(B, N // size, size, heads, d).mean(2, dtype=jnp.float32).swapaxes(1, 2)
-
-
 def _top(scores: Array, top: int) -> Selection:
     """The `top` highest of scores (B, h, Nq, Nk), in ascending order of their indices."""
-    _, order = _descending(scores)
-    return Selection(jnp.sort(order[..., :top], -1), jnp.full(scores.shape[:-1], top, jnp.int32))
+    return Selection(highest(scores, top), jnp.full(scores.shape[:-1], top, jnp.int32))
 
 
 def _top_or_cdf(scores: Array, top: int, cdf: float, d: int) -> Selection:
@@ -106,7 +113,7 @@ def _top_or_cdf(scores: Array, top: int, cdf: float, d: int) -> Selection:
 def _descending(x: Array) -> tuple[Array, Array]:
     """x in descending order along its last axis, and the places it came from, int32; of equals the first comes first.
 
-    A sort and no top_k: XLA gathers a sharded batch for the latter.
+    A sort, because the running sum of the probabilities needs all of them in order.
     """
     places = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
     negated, order = jax.lax.sort((-x, places), num_keys=1, is_stable=True)
