@@ -14,12 +14,12 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from lcv_jax.errors import InputError
-from lcv_jax.parallel.hlo_text import Computation, Instruction, Module, parse
-from lcv_jax.parallel.hlo_trips import trip_count
+from lcv_jax.parallel.hlo_text import Computation, Instruction, parse
+from lcv_jax.parallel.hlo_walk import Walk
 
 
 class Compiled(Protocol):
@@ -81,67 +81,27 @@ def count_flops(program: Compiled | str) -> Flops:
     """
     module = parse(program if isinstance(program, str) else program.as_text())
     products, uncounted = [], collections.Counter()
-    for work in _work(module, module.entry):
+    walk = Walk(_work, lambda work: work.flops or 0, "its FLOPs")
+    for found in walk.items(module):
+        work = found.item
         if work.flops is None:
-            uncounted[work.kind] += work.times
+            uncounted[work.kind] += found.times
         else:
-            products.append(Product(work.kind, work.flops, work.times, work.computation, work.source))
+            products.append(Product(work.kind, work.flops, found.times, work.computation, work.source))
     return Flops(tuple(products), dict(uncounted))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """A Product, or a custom call of unknown work (flops None)."""
+    """One execution of a product, or of a custom call of unknown work (flops None)."""
 
     kind: str
     flops: int | None
-    times: int
     computation: str
     source: str
 
 
-def _work(module: Module, name: str) -> Iterator[_Work]:
-    """All work of one execution of a computation and of what it runs."""
-    computation = module.computations[name]
-    for instruction in computation.instructions.values():
-        if instruction.opcode == "while":
-            yield from _loop(module, computation, instruction)
-        elif instruction.opcode == "conditional":
-            branches = [list(_work(module, branch)) for branch in instruction.called("branch_computations")]
-            branches += [
-                list(_work(module, branch))
-                for key in ("true_computation", "false_computation")
-                for branch in instruction.called(key)
-            ]
-            yield from max(branches, key=_flops)
-        elif instruction.opcode in ("fusion", "call") or instruction.opcode.endswith("-start"):
-            for called in instruction.called("calls") + instruction.called("to_apply"):
-                yield from _work(module, called)
-        else:
-            yield from _own(computation, instruction)
-
-
-def _flops(works: list[_Work]) -> int:
-    return sum(work.times * (work.flops or 0) for work in works)
-
-
-def _loop(module: Module, computation: Computation, loop: Instruction) -> Iterator[_Work]:
-    (body,) = loop.called("body")
-    once = list(_work(module, body))
-    if not once:
-        return
-    trips = trip_count(module, computation, loop)
-    if trips is None:
-        raise InputError(
-            f"loop {loop.name!r} ({loop.source or 'source unknown'}): its trip count is not known from the "
-            "program, so its FLOPs cannot be counted; expected a loop of fixed length: use lax.scan"
-        )
-    for work in once:
-        yield dataclasses.replace(work, times=work.times * trips)
-
-
-def _own(computation: Computation, instruction: Instruction) -> Iterator[_Work]:
-    """The work of an instruction that runs no other computation."""
+def _work(computation: Computation, instruction: Instruction) -> _Work | None:
     kind = instruction.opcode
     if kind == "dot":
         flops = _dot(computation, instruction)
@@ -153,8 +113,8 @@ def _own(computation: Computation, instruction: Instruction) -> Iterator[_Work]:
     elif "dot" in kind.split("-"):  # ragged-dot, scaled-dot
         raise InputError(f"{instruction.name!r}: products of kind {kind!r} are not counted; write it as a dot")
     else:
-        return
-    yield _Work(kind, flops, 1, computation.name, instruction.source)
+        return None
+    return _Work(kind, flops, computation.name, instruction.source)
 
 
 def _dot(computation: Computation, dot: Instruction) -> int:

@@ -16,7 +16,7 @@ from lcv_jax.errors import InputError
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*->.*\{$")
 _START = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
-_ARRAY = re.compile(r"\b[a-z]\w*\[([\d,<=]*)\]")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _NAME = re.compile(r"%([\w.\-]+)")
 _BRACKETS = {"(": ")", "{": "}", "[": "]"}
@@ -24,13 +24,14 @@ _BRACKETS = {"(": ")", "{": "}", "[": "]"}
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """shapes: of the result's arrays, several for a tuple. inside: the text between the opcode's
-    parentheses.
+    """shapes, dtypes: of the result's arrays, several for a tuple; dtypes as HLO writes them, "bf16". inside: the text
+    between the opcode's parentheses.
     """
 
     name: str
     opcode: str
     shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
     inside: str
     attributes: str
 
@@ -122,10 +123,10 @@ def _instruction(name: str, rest: str) -> Instruction:
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     opcode = _OPCODE.match(rest, end)
     close = _closing(rest, opcode.end() - 1)
-    shapes = tuple(
-        tuple(int(size.removeprefix("<=")) for size in sizes.split(",") if size) for sizes in _ARRAY.findall(rest[:end])
-    )
-    return Instruction(name, opcode[1], shapes, rest[opcode.end() : close], rest[close + 1 :])
+    arrays = _ARRAY.findall(rest[:end])
+    shapes = tuple(tuple(int(size.removeprefix("<=")) for size in sizes.split(",") if size) for _, sizes in arrays)
+    dtypes = tuple(dtype for dtype, _ in arrays)
+    return Instruction(name, opcode[1], shapes, dtypes, rest[opcode.end() : close], rest[close + 1 :])
 
 
 def _closing(text: str, start: int) -> int:
