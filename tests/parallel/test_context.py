@@ -1,0 +1,96 @@
+"""Attention cut over eight virtual devices equals one device; and what is refused."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import context_battery
+from lcv_jax.errors import InputError
+from lcv_jax.ops.attention import DenseAttention
+from lcv_jax.parallel.context import ContextAttention
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def faults():
+    """{check: fault or ""} of the battery, from a process with eight devices."""
+    done = subprocess.run(
+        [sys.executable, "tests/context_battery.py"],
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(ROOT),
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("check", context_battery.CHECKS)
+def test_on_eight_devices(check, faults):
+    assert faults[check] == "", faults[check]
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    """One device's share of a mesh, enough for what is refused."""
+    return jax.sharding.AbstractMesh((1, 2, 4, 2), context_battery.AXES)
+
+
+def test_it_is_a_value(mesh):
+    one, other = (ContextAttention(mesh, DenseAttention("xla"), tokens=("fsdp", "context")) for _ in range(2))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert (one.parts, one.token_block) == (8, None)
+
+
+def call(attention, heads=8, tokens=16, frames=2, **settings):
+    x = jax.ShapeDtypeStruct((2, 2, tokens, heads, 8), jnp.float32)
+    grid = (frames, 4, 4)
+    return jax.eval_shape(lambda x: attention(x, x, x, **{"grid_q": grid, "grid_k": grid, **settings}), x)
+
+
+def test_the_method_follows_the_heads(mesh):
+    attention = ContextAttention(mesh)
+    assert (attention.method(8), attention.method(16)) == ("ulysses", "ulysses")
+    with pytest.raises(InputError, match="gives each of the 4 parts of the tokens its heads, and 3 do not divide"):
+        ContextAttention(mesh, kind="ulysses").method(6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"kind": "spiral"}, "'spiral' is not known: expected one of ulysses"),
+        ({"tokens": ("contxt",)}, "no axis 'contxt': expected one of data, fsdp, context, tensor"),
+        ({"tokens": ("data", "context")}, "'data' is to cut more than one of batch"),
+    ],
+)
+def test_a_meaningless_value_is_refused(mesh, settings, fault):
+    with pytest.raises(InputError, match=fault):
+        ContextAttention(mesh, **settings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fault"),
+    [
+        ({"heads": 5}, r"5 heads do not divide by the 2 devices of the mesh axes \('tensor',\)"),
+        ({"tokens": 18}, "2 slabs of 18 tokens: expected .* padded to a multiple of 4 parts"),
+        ({"tokens": 12}, "2 slabs of 12 tokens: expected slabs that divide the 2 frames of 4 x 4 tokens"),
+        ({"frames": 3}, "expected slabs that divide the 3 frames"),
+        ({"key_mask": jnp.ones((2, 32), bool)}, "a key mask is for keys that are no video"),
+    ],
+)
+def test_what_does_not_fit_is_refused(mesh, shape, fault):
+    with pytest.raises(InputError, match=fault):
+        call(ContextAttention(mesh), **shape)
