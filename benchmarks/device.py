@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from benchmarks.common import Result, Row, write
 from lcv_jax.flow.schedule import sigmas
-from lcv_jax.models.dit import DiT, Geometry
+from lcv_jax.models.dit import DiT
+from lcv_jax.models.dit_geometry import Geometry
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.models.precision import BFLOAT16
 from lcv_jax.models.umt5 import TextStates, UMT5Encoder

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.common import Result, Row, write
-from lcv_jax.models.dit import DiT, Geometry, KVCache, abstract_params
+from lcv_jax.models.dit import DiT, KVCache, abstract_params
 from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.dit_geometry import Geometry
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.models.precision import FLOAT32
 from lcv_jax.parallel.hlo import count_flops
@@ -29,7 +30,7 @@ def compiled(config, frames=T, num_cond=0, cached=0, precision=FLOAT32):
     latents = jax.ShapeDtypeStruct((1, frames, 2 * H, 2 * W, config.in_channels), jnp.float32)
     t = jax.ShapeDtypeStruct((1, frames), jnp.float32)
     text = jax.ShapeDtypeStruct((1, TEXT, config.caption_channels), jnp.float32)
-    keys = (config.depth, 1, cached * H * W, config.num_heads, config.head_dim)
+    keys = (config.depth, 1, cached, H * W, config.num_heads, config.head_dim)
     keys = jax.ShapeDtypeStruct(keys, precision.compute)
     cache = KVCache(keys, keys, cached) if cached else None
 

@@ -216,9 +216,7 @@ def _row_sharding(leaf: Leaf, sharding: NamedSharding | SingleDeviceSharding) ->
     """Where one official tensor of a stacked leaf goes, so that no device gets more than it keeps."""
     if isinstance(sharding, SingleDeviceSharding):
         return sharding
-    axes = leaf.parts[0][1].axes
     rank = len(leaf.abstract.shape)
     spec = (*sharding.spec, *(None,) * (rank - len(sharding.spec)))[1:]
-    order = range(rank - 1) if axes.order is None else np.argsort(axes.order)
-    official = PartitionSpec(*(spec[i] for i in order), *(None,) * axes.ones)
+    official = PartitionSpec(*leaf.parts[0][1].axes.official_cut(spec))
     return NamedSharding(sharding.mesh, official, memory_kind=sharding.memory_kind)

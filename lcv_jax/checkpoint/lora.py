@@ -10,6 +10,7 @@ alpha_scale 0.5 and rank 128.
 
 import collections
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -54,7 +55,7 @@ def load_lora(path: os.PathLike[str] | str, abstract: Params, *, dtype=None, sha
     where = flatten(shardings) if shardings is not None else {}
     loaded = {}
     for module, parts in modules(file, abstract).items():
-        for name, value in _stack(file, parts, kernels[f"{module}/kernel"].shape, dtype).items():
+        for name, value in _stack(file, parts, kernels[f"{module}/kernel"], dtype).items():
             leaf = f"{module}/{name}"
             loaded[leaf] = put(value, where[leaf]) if shardings is not None else jax.device_put(value)
     return unflatten(loaded)
@@ -129,7 +130,7 @@ def _adapter(
         if part not in names:
             raise InputError(f"{file.path}: module {module!r} has no {part}: expected all parts; take a whole file")
     place, kernel = _locate(file, module, kernels)
-    d_in, d_out = kernel.shape[-2:]
+    _, d_in, d_out = _sizes(place, kernel)
     down = file.tensors[names[DOWN]].shape
     G = len(ups)
     rank = down[0] // G if len(down) == 2 else 0
@@ -153,7 +154,7 @@ def _locate(
         place = DIT.locate(f"{module}.weight")
     except InputError:
         place = None
-    if place is None or place.axes != LINEAR or place.path not in kernels:
+    if place is None or place.axes.order != LINEAR.order or place.path not in kernels:
         raise InputError(f"{file.path}: module {module!r} is not a linear layer of the DiT: {remedy}") from None
     kernel = kernels[place.path]
     if place.layer is not None and place.layer >= kernel.shape[0]:
@@ -193,9 +194,16 @@ def _check_alike(file: TensorFile, parts: list[Adapter]) -> None:
             )
 
 
-def _stack(file: TensorFile, parts: list[Adapter], kernel: tuple[int, ...], dtype) -> dict[str, np.ndarray]:
+def _sizes(place: Place, kernel: jax.ShapeDtypeStruct) -> tuple[tuple[int, ...], int, int]:
+    """The axes of stacked blocks, inputs and outputs of a linear layer's kernel."""
+    layers = kernel.shape[: 0 if place.layer is None else 1]
+    d_in, *out = kernel.shape[len(layers) :]
+    return layers, d_in, math.prod(out)
+
+
+def _stack(file: TensorFile, parts: list[Adapter], kernel: jax.ShapeDtypeStruct, dtype) -> dict[str, np.ndarray]:
     """One module's arrays, zeros where the file has no layer."""
-    *layers, d_in, d_out = kernel
+    layers, d_in, d_out = _sizes(parts[0].place, kernel)
     G, rank = len(parts[0].up), parts[0].rank
     scale = np.zeros(layers, np.float32)
     down = np.zeros((*layers, d_in, G * rank), dtype or file.tensors[parts[0].down].dtype)

@@ -12,7 +12,8 @@ compares the result with the model's abstract parameters: missing and mis-shaped
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,27 +22,47 @@ from lcv_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """Official axes to ours: drop `ones` trailing axes of size 1, then transpose by `order`."""
+    """Official axes to ours: drop `ones` trailing axes of size 1, transpose by `order`, and split the last axis into
+    (groups, the rest) where several projections are fused in it."""
 
     order: tuple[int, ...] | None = None
     ones: int = 0
+    groups: int = 1
 
     def ours(self, tensor: np.ndarray) -> np.ndarray:
         """A view in our axis order."""
         if self.ones:
             tensor = tensor.reshape(tensor.shape[: tensor.ndim - self.ones])
-        return tensor if self.order is None else tensor.transpose(self.order)
+        if self.order is not None:
+            tensor = tensor.transpose(self.order)
+        return tensor if self.groups == 1 else tensor.reshape(*tensor.shape[:-1], self.groups, -1)
 
     def official(self, tensor: np.ndarray) -> np.ndarray:
         """The inverse of `ours`."""
+        if self.groups > 1:
+            tensor = tensor.reshape(self._joined(tensor.shape))
         if self.order is not None:
             tensor = tensor.transpose(np.argsort(self.order))
         return tensor.reshape(tensor.shape + (1,) * self.ones)
 
     def official_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The official shape of a tensor that has `shape` with us."""
+        shape = self._joined(shape)
         order = range(len(shape)) if self.order is None else np.argsort(self.order)
         return tuple(shape[i] for i in order) + (1,) * self.ones
+
+    def official_cut(self, spec: Sequence[Any]) -> tuple[Any, ...]:
+        """How an official tensor can be cut so that no device gets more than ours with the partition spec `spec`.
+
+        spec: one entry for each of our axes. Slices of each of several fused projections are no slice of the whole:
+        such an axis stays whole.
+        """
+        spec = tuple(spec) if self.groups == 1 else (*spec[:-2], None)
+        order = range(len(spec)) if self.order is None else np.argsort(self.order)
+        return tuple(spec[i] for i in order) + (None,) * self.ones
+
+    def _joined(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape) if self.groups == 1 else (*shape[:-2], shape[-2] * shape[-1])
 
 
 SAME = Axes()
@@ -118,17 +139,18 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(re.escape(p) if i % 2 == 0 else rf"(?P<{p}>0|[1-9]\d*)" for i, p in enumerate(parts)))
 
 
-def _linear(official: str, path: str, bias: bool = True) -> tuple[Rule, ...]:
-    rules = (Rule(f"{official}.weight", f"{path}/kernel", LINEAR),)
-    return (*rules, Rule(f"{official}.bias", f"{path}/bias")) if bias else rules
+def _linear(official: str, path: str, bias: bool = True, groups: int = 1) -> tuple[Rule, ...]:
+    rules = (Rule(f"{official}.weight", f"{path}/kernel", dataclasses.replace(LINEAR, groups=groups)),)
+    return (*rules, Rule(f"{official}.bias", f"{path}/bias", Axes(groups=groups))) if bias else rules
 
 
 def _conv(official: str, path: str, axes: Axes) -> tuple[Rule, ...]:
     return (Rule(f"{official}.weight", f"{path}/kernel", axes), Rule(f"{official}.bias", f"{path}/bias"))
 
 
-def _attention(official: str, path: str, projections: Sequence[str]) -> tuple[Rule, ...]:
-    rules = [r for p in projections for r in _linear(f"{official}.{p}", f"{path}/{p}")]
+def _attention(official: str, path: str, projections: Mapping[str, int]) -> tuple[Rule, ...]:
+    """projections: by name, how many are fused."""
+    rules = [r for p, groups in projections.items() for r in _linear(f"{official}.{p}", f"{path}/{p}", groups=groups)]
     rules += [Rule(f"{official}.{n}.weight", f"{path}/{n}/scale") for n in ("q_norm", "k_norm")]
     return tuple(rules)
 
@@ -139,15 +161,15 @@ DIT = Table(
         *_conv("x_embedder.proj", "x_embedder/proj", PATCH),
         *_linear("t_embedder.mlp.{a}", "t_embedder/mlp_{a}"),
         *_linear("y_embedder.y_proj.{a}", "y_embedder/y_proj_{a}"),
-        *_linear("blocks.{layer}.adaLN_modulation.1", "blocks/adaLN_modulation"),
+        *_linear("blocks.{layer}.adaLN_modulation.1", "blocks/adaLN_modulation", groups=6),
         Rule("blocks.{layer}.pre_crs_attn_norm.weight", "blocks/pre_crs_attn_norm/scale"),
         Rule("blocks.{layer}.pre_crs_attn_norm.bias", "blocks/pre_crs_attn_norm/bias"),
-        *_attention("blocks.{layer}.attn", "blocks/attn", ("qkv", "proj")),
-        *_attention("blocks.{layer}.cross_attn", "blocks/cross_attn", ("q_linear", "kv_linear", "proj")),
+        *_attention("blocks.{layer}.attn", "blocks/attn", {"qkv": 3, "proj": 1}),
+        *_attention("blocks.{layer}.cross_attn", "blocks/cross_attn", {"q_linear": 1, "kv_linear": 2, "proj": 1}),
         *_linear("blocks.{layer}.ffn.w1", "blocks/ffn/w1", bias=False),
         *_linear("blocks.{layer}.ffn.w2", "blocks/ffn/w2", bias=False),
         *_linear("blocks.{layer}.ffn.w3", "blocks/ffn/w3", bias=False),
-        *_linear("final_layer.adaLN_modulation.1", "final_layer/adaLN_modulation"),
+        *_linear("final_layer.adaLN_modulation.1", "final_layer/adaLN_modulation", groups=2),
         *_linear("final_layer.linear", "final_layer/linear"),
     ),
 )

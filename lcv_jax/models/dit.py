@@ -6,6 +6,8 @@ from the text, so their keys and values do not change over the sampling steps: `
 call with that cache holds the noisy frames only.
 
 With block sparse attention the tokens are regrouped block by block once, after patch embedding, and back at the end.
+Inside, tokens stand on two axes, slabs of frames and the tokens of a slab (`Geometry`): a mesh cuts the second, so that
+each device has all frames of its part of the picture, and condition frames are cut off and put in front where they are.
 
 Hidden states (token states after patch embedding and after every block, the time and the text embedding) are sown into
 the "intermediates" collection: `apply(..., mutable="intermediates")` returns them, otherwise they cost nothing. After
@@ -22,15 +24,17 @@ import jax.numpy as jnp
 from lcv_jax.errors import InputError
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.dit_embed import PatchEmbedder, TextEmbedder, TimeEmbedder
+from lcv_jax.models.dit_geometry import Geometry
 from lcv_jax.models.layers import Dense, LayerNorm, RMSNorm, layer_norm
 from lcv_jax.models.precision import Precision
 from lcv_jax.ops.attention import Attention, dense_attention
+from lcv_jax.ops.placement import Placement, anywhere
 from lcv_jax.ops.rope import Rope, rope, rotate
-from lcv_jax.ops.token_order import from_order, to_order
 
 Array = jax.Array
 F32 = jnp.float32
 Grid = tuple[int, int, int]
+TOKENS = ("batch", None, "tokens", None)  # the logical axes of (B, A, S, D)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["k", "v"], meta_fields=["frames", "block"])
@@ -38,9 +42,9 @@ Grid = tuple[int, int, int]
 class KVCache:
     """Keys (after k_norm, BEFORE rotation) and values of the condition tokens, of every layer.
 
-    k, v: (layers, B, frames * H/2 * W/2, h, d). B divides the running batch: 1 serves any, and that of the prompts
-    serves a guided batch, the negative prompts' rows first. frames: condition latent frames. block: the order of the
-    tokens, that of the attention that the cache was made with.
+    k, v: (layers, B, A, S, h, d), the tokens as the attention that the cache was made with wants them, padding
+    included. B divides the running batch: 1 serves any, and that of the prompts serves a guided batch, the negative
+    prompts' rows first. frames: condition latent frames. block: the order of the tokens.
     """
 
     k: Array
@@ -58,55 +62,15 @@ class ConditionPass:
     cache: KVCache
 
 
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """The static shape of one forward pass. grid: tokens (T, H, W) of the latents given; cond: how many of those
-    frames are condition frames; cached: how many condition frames stand before them in the cache; block: the order of
-    the tokens, blocks of (t, h, w) one after the other, or raster order (None)."""
-
-    grid: Grid
-    cond: int = 0
-    cached: int = 0
-    block: Grid | None = None
-
-    def __post_init__(self):
-        if self.block is not None and (self.cond % self.block[0] or self.cached % self.block[0]):
-            raise InputError(
-                f"{self.cond or self.cached} condition frames do not divide into blocks of {self.block[0]} frames: "
-                "block sparse attention needs condition and noisy frames in multiples of it"
-            )
-
-    @property
-    def frame_tokens(self) -> int:
-        return self.grid[1] * self.grid[2]
-
-    @property
-    def cond_tokens(self) -> int:
-        return self.cond * self.frame_tokens
-
-    def frames(self, count: int) -> Grid:
-        """The grid of `count` frames of this size."""
-        return (count, *self.grid[1:])
-
-    def by_frame(self, x: Array) -> Array:
-        """Tokens (B, N, D) with the frame that each belongs to on axes of its own, (B, a, b, c, d, D)."""
-        t = 1 if self.block is None else self.block[0]
-        of_a_frame = 1 if self.block is None else self.block[1] * self.block[2]
-        return x.reshape(x.shape[0], self.grid[0] // t, -1, t, of_a_frame, x.shape[-1])
-
-    def of_frames(self, vectors: Array) -> Array:
-        """One vector per latent frame (B, T, D), shaped to broadcast against `by_frame`: (B, a, 1, c, 1, D)."""
-        t = 1 if self.block is None else self.block[0]
-        return vectors.reshape(vectors.shape[0], self.grid[0] // t, 1, t, 1, vectors.shape[-1])
-
-
 class DiT(nn.Module):
-    """The velocity network. attention: among the video's tokens; cross_attention: of video tokens to text tokens."""
+    """The velocity network. attention: among the video's tokens; cross_attention: of video tokens to text tokens;
+    placement: of the tokens on a mesh."""
 
     config: DiTConfig
     precision: Precision
     attention: Attention = dense_attention
     cross_attention: Attention = dense_attention
+    placement: Placement = anywhere
 
     @nn.compact
     def __call__(
@@ -127,13 +91,14 @@ class DiT(nn.Module):
         """
         grid = self._grid(latents)
         self._check(latents, t, text_states, text_mask)
-        cond = _check_cond(latents.shape[:2], grid, num_cond, cache)
-        geometry = Geometry(grid, cond, 0 if cache is None else cache.frames, self._block(grid))
-        if cache is not None and grid[0] > 1 and cache.block != geometry.block:
+        geometry = self._geometry(grid, *_check_cond(latents.shape[:2], num_cond, cache))
+        if cache is not None and cache.block != geometry.block:
             raise InputError(
                 f"the cache holds tokens in the order of {cache.block}, but the attention takes "
                 f"{geometry.block}: make it with the same attention"
             )
+        if cache is not None:
+            _check_cache(cache, latents.shape[0], geometry)
         with self.precision.products():
             text = self._embed_text(text_states, text_mask)
             return self._run(latents, t, geometry, text, cache)[0]
@@ -142,7 +107,7 @@ class DiT(nn.Module):
     def condition(self, latents: Array) -> ConditionPass:
         """One pass over clean condition latents (B, n, H, W, C) at t = 0 without text, which fills the cache."""
         grid = self._grid(latents)
-        geometry = Geometry(grid, block=self._block(grid))
+        geometry = self._geometry(grid)
         t = jnp.zeros(latents.shape[:2], F32)
         with self.precision.products():
             velocity, (k, v) = self._run(latents, t, geometry, None, None)
@@ -160,9 +125,10 @@ class DiT(nn.Module):
             )
         return T, H // p, W // q
 
-    def _block(self, grid: Grid) -> Grid | None:
-        """The order of the tokens in the blocks; a single frame, taken densely by every attention, stays raster."""
-        return None if grid[0] == 1 else self.attention.token_block
+    def _geometry(self, grid: Grid, cond: int = 0, cached: int = 0) -> Geometry:
+        """A single frame, taken densely by every attention, stays in raster order."""
+        block = None if grid[0] == 1 else self.attention.token_block
+        return Geometry(grid, cond, cached, block, self.attention.parts)
 
     def _check(self, latents: Array, t: Array, text: Array, mask: Array | None) -> None:
         B, T = latents.shape[:2]
@@ -194,11 +160,11 @@ class DiT(nn.Module):
         c, p = self.config, self.precision
         x = PatchEmbedder(c.hidden_size, c.patch_size, p, name="x_embedder")(latents)
         self.sow("intermediates", "patch_embed", x)
-        x = to_order(x, geometry.grid, geometry.block)
+        x = self.placement(geometry.slabs(x), TOKENS)
         t_emb = TimeEmbedder(c.adaln_tembed_dim, c.frequency_embedding_size, p, name="t_embedder")(t)
         self.sow("intermediates", "t_emb", t_emb)
 
-        tables = _rope(geometry, None if cache is None else cache.block, c.head_dim)
+        tables = _rope(geometry, c.head_dim)
         blocks = nn.scan(
             Block,
             variable_axes={"params": 0, "lora": 0, "intermediates": 0},
@@ -206,53 +172,51 @@ class DiT(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             out_axes=0,
             length=c.depth,
-        )(c, p, self.attention, self.cross_attention, geometry, name="blocks")
+        )(c, p, self.attention, self.cross_attention, self.placement, geometry, name="blocks")
         layers = None if cache is None else (cache.k, cache.v)
         x, keys_values = blocks(x, layers, t_emb, tables, text)
         out = FinalLayer(c, p, geometry, name="final_layer")(x, t_emb)
         return out.astype(p.output), keys_values
 
 
-def _rope(geometry: Geometry, cached_block: Grid | None, head_dim: int) -> Rope:
-    """Tables of the cached and the given tokens, each part in its order."""
+def _rope(geometry: Geometry, head_dim: int) -> Rope:
+    """Tables (A, S, d) of the cached and the given tokens."""
     g = geometry
-    tables = rope(g.frames(g.cached + g.grid[0]), head_dim)
-    first = g.cached * g.frame_tokens
-
-    def ordered(table: Array) -> Array:
-        cached, given = table[None, :first], table[None, first:]
-        if first:
-            cached = to_order(cached, g.frames(g.cached), cached_block)
-        return jnp.concatenate([cached, to_order(given, g.grid, g.block)], axis=1)[0]
-
-    return Rope(*map(ordered, tables))
+    frames = g.cached + g.grid[0]
+    return Rope(*(g.slabs(table[None], frames)[0] for table in rope(g.frames(frames), head_dim)))
 
 
-def _check_cond(shape: tuple[int, int], grid: Grid, num_cond: int, cache: KVCache | None) -> int:
-    """Condition frames within the latents given; shape: their (B, T)."""
-    B, frames = shape
+def _check_cond(shape: tuple[int, int], num_cond: int, cache: KVCache | None) -> tuple[int, int]:
+    """Condition frames within the latents given, of shape (B, T), and in the cache."""
+    frames = shape[1]
     if cache is None:
         if not 0 <= num_cond < frames:
             raise InputError(f"num_cond={num_cond} of {frames} latent frames: expected at least one noisy frame")
-        return num_cond
+        return num_cond, 0
     if num_cond not in (0, cache.frames):
         raise InputError(f"num_cond={num_cond}, but the cache holds {cache.frames} condition frames: leave it out")
-    rows, tokens = cache.k.shape[1:3]
-    if B % rows or tokens != cache.frames * grid[1] * grid[2]:
+    return 0, cache.frames
+
+
+def _check_cache(cache: KVCache, B: int, g: Geometry) -> None:
+    """Raises InputError unless the cache's rows serve a batch of B and its tokens stand as the geometry's."""
+    rows, slabs, tokens = cache.k.shape[1:4]
+    if B % rows or (slabs, tokens) != (cache.frames // g.slab_frames, g.padded_tokens):
         raise InputError(
-            f"the cache holds {rows} rows of {tokens} tokens: expected rows that divide the batch of {B} and "
-            f"{cache.frames} frames of {grid[1]} x {grid[2]} tokens; make it from condition latents of this size"
+            f"the cache holds {rows} rows of {slabs} x {tokens} tokens: expected rows that divide the batch of {B} and "
+            f"{cache.frames // g.slab_frames} x {g.padded_tokens} tokens, {cache.frames} frames of {g.grid[1]} x "
+            f"{g.grid[2]}; make it from condition latents of this size"
         )
-    return 0
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, SwiGLU. x: (B, N, D) in the compute dtype, the scan's carry."""
+    """Self-attention, cross-attention, SwiGLU. x: (B, A, S, D) in the compute dtype, the scan's carry."""
 
     config: DiTConfig
     precision: Precision
     attention: Attention
     cross_attention: Attention
+    placement: Placement
     geometry: Geometry
 
     @nn.compact
@@ -267,25 +231,24 @@ class Block(nn.Module):
         """cached: (k, v) of this layer or None. t_emb: (B, T, E). tables: of the cached and the given tokens. text:
         tokens (B, L, D) and their mask, or None in the condition pass, which alone returns this layer's (k, v)."""
         c, p, g = self.config, self.precision, self.geometry
-        modulation = Dense(6 * c.hidden_size, F32, p.param, kernel_init=nn.initializers.zeros, name="adaLN_modulation")(
-            nn.silu(t_emb)
-        )
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = jnp.split(modulation, 6, axis=-1)
+        zeros = nn.initializers.zeros
+        modulation = Dense((6, c.hidden_size), F32, p.param, kernel_init=zeros, name="adaLN_modulation")
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = jnp.moveaxis(modulation(nn.silu(t_emb)), -2, 0)
 
         attn = SelfAttention(c, p, self.attention, g, name="attn")
         y, keys_values = attn(modulate(x, shift_a, scale_a, g), cached, tables)
         x = gated(x, gate_a, y, g)
 
         if text is not None:
-            n = g.cond_tokens
+            n = g.cond_slabs
             noisy = x[:, n:]
             normed = LayerNorm(p.param, name="pre_crs_attn_norm")(noisy)
             noisy = noisy + CrossAttention(c, p, self.cross_attention, name="cross_attn")(normed, *text)
             x = jnp.concatenate([x[:, :n], noisy], axis=1) if n else noisy
 
         y = SwiGLU(c, p, name="ffn")(modulate(x, shift_f, scale_f, g))
-        x = gated(x, gate_f, y, g)
-        self.sow("intermediates", "hidden", x)
+        x = self.placement(gated(x, gate_f, y, g), TOKENS)
+        self.sow("intermediates", "hidden", g.tokens(x))
         return x, keys_values if text is None else None
 
 
@@ -312,27 +275,27 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, cached: tuple[Array, Array] | None, tables: Rope) -> tuple[Array, tuple[Array, Array]]:
-        """Tokens (B, N, D), and their keys before rotation and values, (B, N, h, d)."""
+        """Tokens (B, A, S, D), and their keys before rotation and values, (B, A, S, h, d)."""
         c, p = self.config, self.precision
-        B, N, D = x.shape
+        B, slabs, _, D = x.shape
         dense = functools.partial(Dense, dtype=p.compute, param_dtype=p.param)
-        qkv = dense(3 * D, name="qkv")(x).reshape(B, N, 3, c.num_heads, c.head_dim)
-        q = RMSNorm(p.param, name="q_norm")(qkv[:, :, 0])
-        k = RMSNorm(p.param, name="k_norm")(qkv[:, :, 1])
-        v = qkv[:, :, 2]
+        qkv = dense((3, D), name="qkv")(x).reshape(*x.shape[:3], 3, c.num_heads, c.head_dim)
+        q = RMSNorm(p.param, name="q_norm")(qkv[:, :, :, 0])
+        k = RMSNorm(p.param, name="k_norm")(qkv[:, :, :, 1])
+        v = qkv[:, :, :, 2]
         keys_values = k, v  # keys are kept before rotation
         if cached is not None:
             k, v = (
                 jnp.concatenate([_rows(old, B).astype(new.dtype), new], axis=1)
                 for old, new in zip(cached, (k, v), strict=True)
             )
-        q, k = rotate(q, Rope(*(table[-N:] for table in tables))), rotate(k, tables)
-        y = dense(D, name="proj")(self._attend(q, k, v).reshape(B, N, D))
+        q, k = rotate(q, Rope(*(table[-slabs:] for table in tables))), rotate(k, tables)
+        y = dense(D, name="proj")(self._attend(q, k, v).reshape(x.shape))
         return y, keys_values
 
     def _attend(self, q: Array, k: Array, v: Array) -> Array:
         """Condition tokens see one another only, noisy tokens see all."""
-        g, n = self.geometry, self.geometry.cond_tokens
+        g, n = self.geometry, self.geometry.cond_slabs
         T = g.grid[0]
         everything = g.frames(g.cached + T)
         noisy = self.attention(q[:, n:], k, v, grid_q=g.frames(T - g.cond), grid_k=everything)
@@ -345,11 +308,11 @@ class SelfAttention(nn.Module):
 
 def _rows(cached: Array, B: int) -> Array:
     """One layer's cache for a batch of B; done here, so that never more than one layer is repeated."""
-    return jnp.tile(cached, (B // cached.shape[0], 1, 1, 1))
+    return jnp.tile(cached, (B // cached.shape[0], 1, 1, 1, 1))
 
 
 class CrossAttention(nn.Module):
-    """Attention of video tokens (B, N, D) to text tokens (B, L, D); no rotation."""
+    """Attention of video tokens (B, A, S, D) to text tokens (B, L, D); no rotation."""
 
     config: DiTConfig
     precision: Precision
@@ -358,14 +321,14 @@ class CrossAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array, text: Array, mask: Array | None) -> Array:
         c, p = self.config, self.precision
-        B, N, D = x.shape
+        D, heads = x.shape[-1], (c.num_heads, c.head_dim)
         dense = functools.partial(Dense, dtype=p.compute, param_dtype=p.param)
-        q = dense(D, name="q_linear")(x).reshape(B, N, c.num_heads, c.head_dim)
-        kv = dense(2 * D, name="kv_linear")(text).reshape(*text.shape[:2], 2, c.num_heads, c.head_dim)
+        q = dense(D, name="q_linear")(x).reshape(*x.shape[:3], *heads)
+        kv = dense((2, D), name="kv_linear")(text).reshape(text.shape[0], 1, text.shape[1], 2, *heads)
         q = RMSNorm(p.param, name="q_norm")(q)
-        k = RMSNorm(p.param, name="k_norm")(kv[:, :, 0])
-        y = self.attention(q, k, kv[:, :, 1], key_mask=mask)
-        return dense(D, name="proj")(y.reshape(B, N, D))
+        k = RMSNorm(p.param, name="k_norm")(kv[:, :, :, 0])
+        y = self.attention(q, k, kv[:, :, :, 1], key_mask=mask)
+        return dense(D, name="proj")(y.reshape(x.shape))
 
 
 class SwiGLU(nn.Module):
@@ -383,7 +346,7 @@ class SwiGLU(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Tokens (B, N, D) -> latents (B, T, H, W, C) in float32. A token's outputs are ordered (T_p, H_p, W_p, C)."""
+    """Tokens (B, A, S, D) -> latents (B, T, H, W, C) in float32. A token's outputs are ordered (T_p, H_p, W_p, C)."""
 
     config: DiTConfig
     precision: Precision
@@ -393,15 +356,14 @@ class FinalLayer(nn.Module):
     def __call__(self, x: Array, t_emb: Array) -> Array:
         c, p, g = self.config, self.precision, self.geometry
         zeros = nn.initializers.zeros
-        modulation = Dense(2 * c.hidden_size, F32, p.param, kernel_init=zeros, name="adaLN_modulation")(nn.silu(t_emb))
-        shift, scale = jnp.split(modulation, 2, axis=-1)
+        modulation = Dense((2, c.hidden_size), F32, p.param, kernel_init=zeros, name="adaLN_modulation")
+        shift, scale = jnp.moveaxis(modulation(nn.silu(t_emb)), -2, 0)
         _, a, b = c.patch_size
         out = Dense(a * b * c.out_channels, F32, p.param, kernel_init=zeros, name="linear")(
             modulate(x, shift, scale, g)
         )
-        out = from_order(out, g.grid, g.block)
         T, H, W = g.grid
-        out = out.reshape(-1, T, H, W, a, b, c.out_channels).transpose(0, 1, 2, 4, 3, 5, 6)
+        out = g.raster(out).reshape(-1, T, H, W, a, b, c.out_channels).transpose(0, 1, 2, 4, 3, 5, 6)
         return out.reshape(-1, T, H * a, W * b, c.out_channels)
 
 

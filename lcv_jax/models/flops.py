@@ -4,8 +4,8 @@ The counts assume that nothing is done twice or in vain: condition queries score
 cost only their part as keys. `parallel/hlo.py` counts what a compiled program really does.
 """
 
-from lcv_jax.models.dit import Geometry
 from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.dit_geometry import Geometry
 
 
 def forward_flops(config: DiTConfig, geometry: Geometry, text_tokens: int, batch: int = 1) -> int:
@@ -26,13 +26,14 @@ def forward_flops(config: DiTConfig, geometry: Geometry, text_tokens: int, batch
 def _self_attention(c: DiTConfig, g: Geometry) -> int:
     """Multiply-adds of the projections (4 D^2 a token) and of scores and values (2 D a pair)."""
     D, tokens = c.hidden_size, g.grid[0] * g.frame_tokens
-    noisy = tokens - g.cond_tokens
-    pairs = g.cond_tokens**2 + noisy * (tokens + g.cached * g.frame_tokens)
+    cond = g.cond * g.frame_tokens
+    noisy = tokens - cond
+    pairs = cond**2 + noisy * (tokens + g.cached * g.frame_tokens)
     return 4 * tokens * D * D + 2 * D * pairs
 
 
 def _cross_attention(c: DiTConfig, g: Geometry, text_tokens: int) -> int:
     if not text_tokens:
         return 0
-    D, noisy = c.hidden_size, g.grid[0] * g.frame_tokens - g.cond_tokens
+    D, noisy = c.hidden_size, (g.grid[0] - g.cond) * g.frame_tokens
     return 2 * noisy * D * D + 2 * text_tokens * D * D + 2 * D * noisy * text_tokens

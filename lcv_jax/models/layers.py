@@ -10,43 +10,48 @@ Array = jax.Array
 
 
 class Dense(nn.Module):
-    """Linear layer (..., in) -> (..., features), computed in `dtype`, plus the active LoRA adapters' outputs.
+    """Linear layer (..., in) -> (..., *features), computed in `dtype`, plus the active LoRA adapters' outputs.
+
+    features: the width of the outputs, or for fused projections (G, width): G outputs on an axis of their own, so that
+    each can be cut over devices in the same way.
 
     Adapters are read from the "lora" collection, where this module's variable "adapters" maps an adapter's name to
-    {"down": (in, G r), "up": (G, r, features / G), "scale": ()}: G groups for fused projections, each mapping its own
-    r rows of the hidden to its own slice of the outputs. Several adapters add up; without the collection there are
-    none. A float32 layer multiplies in full float32 on every backend, also inside a bfloat16 model.
+    {"down": (in, g r), "up": (g, r, out / g), "scale": ()}: g groups, as a rule G, each mapping its own r rows of the
+    hidden to its own slice of all outputs. Several adapters add up; without the collection there are none. A float32
+    layer multiplies in full float32 on every backend, also inside a bfloat16 model.
     """
 
-    features: int
+    features: int | tuple[int, int]
     dtype: jnp.dtype
     param_dtype: jnp.dtype
     use_bias: bool = True
-    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         precision = "highest" if self.dtype == jnp.float32 else None
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+        features = (self.features,) if isinstance(self.features, int) else self.features
+        init = self.kernel_init or nn.initializers.xavier_uniform(in_axis=0, out_axis=range(1, 1 + len(features)))
+        kernel = self.param("kernel", init, (x.shape[-1], *features), self.param_dtype)
         x = x.astype(self.dtype)
-        y = jnp.matmul(x, kernel.astype(self.dtype), precision=precision)
+        y = jnp.tensordot(x, kernel.astype(self.dtype), axes=1, precision=precision)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
             y = y + bias.astype(self.dtype)
         if self.has_variable("lora", "adapters"):
             adapters = self.get_variable("lora", "adapters")
             for name in sorted(adapters):
-                y = y + lora_delta(x, adapters[name], precision)
+                y = y + lora_delta(x, adapters[name], precision).reshape(y.shape)
         return y
 
 
 def lora_delta(x: Array, adapter: Mapping[str, Array], precision: str | None = None) -> Array:
-    """What one adapter adds, (..., in) -> (..., out), computed in x's dtype. Its scale is not trained."""
+    """What one adapter adds, (..., in) -> (..., g, out / g), computed in x's dtype. Its scale is not trained."""
     up = adapter["up"].astype(x.dtype)
     hidden = jnp.matmul(x, adapter["down"].astype(x.dtype), precision=precision)
     parts = jnp.split(hidden, len(up), axis=-1)
     outs = [jnp.matmul(part, u, precision=precision) for part, u in zip(parts, up, strict=True)]
-    return jnp.concatenate(outs, axis=-1) * jax.lax.stop_gradient(adapter["scale"]).astype(x.dtype)
+    return jnp.stack(outs, axis=-2) * jax.lax.stop_gradient(adapter["scale"]).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -28,11 +28,18 @@ LOGITS_BUDGET = 1 << 28
 class Attention(Protocol):
     """What the DiT calls for attention; a value that is handed to it.
 
-    q: (B, N, heads, d) of grid_q. k, v: (B, K, heads, d) of grid_k; the grids' last frames coincide. Grids are the
-    tokens' (T, H, W), None where keys are no video. key_mask: (B, K) bool, False keys are not attended. Returns (B, N,
-    heads, d) in q's dtype.
+    Tokens of a video stand on two axes, (B, A, S, ...): A slabs of t frames, t being 1, or that of `token_block`; and
+    the S tokens of a slab: raster order, or block by block (rows, then columns of blocks; inside a block t, h, w). So
+    A and S taken together are the order of the whole video. S may be longer than a slab: what is behind is padding.
 
-    token_block: the (t, h, w) blocks in whose order it wants a video's tokens, instead of raster order; None: raster.
+    q: (B, A, S, heads, d) of grid_q. k, v: (B, A', S', heads, d) of grid_k; the grids' last frames coincide. Grids are
+    the tokens' (T, H, W), without padding; None where keys are no video, but (B, 1, L, heads, d) tokens. key_mask: (B,
+    L) bool, False keys are not attended; only for such keys. Padding is attended by nobody, and what it attends to is
+    finite and of no meaning. Returns (B, A, S, heads, d) in q's dtype.
+
+    token_block: the (t, h, w) blocks in whose order it wants a video's tokens, instead of raster order; None: raster. A
+    single frame is always raster, of one slab. parts: what the slabs' tokens, or blocks, have to be padded to a
+    multiple of.
 
     It is a static argument of jitted functions: a frozen dataclass, so that equal settings compare equal and nothing
     is compiled twice.
@@ -40,6 +47,9 @@ class Attention(Protocol):
 
     @property
     def token_block(self) -> Grid | None: ...
+
+    @property
+    def parts(self) -> int: ...
 
     def __call__(
         self,
@@ -53,9 +63,14 @@ class Attention(Protocol):
     ) -> Array: ...
 
 
+def joined(x: Array) -> Array:
+    """(B, A, S, ...) -> (B, N, ...): slabs without padding as the tokens of the whole video."""
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+
 @dataclasses.dataclass(frozen=True)
 class DenseAttention:
-    """Every query attends to every key, scaled by 1 / sqrt(d).
+    """Every query attends to every key, scaled by 1 / sqrt(d). It runs on one device and takes no padding.
 
     implementation: "cudnn", "xla", "xla_chunked", or None for the first that supports the call on the default backend
     (give one when compiling for another). A row whose keys are all masked gives the mean of v. Under a mesh that cuts
@@ -69,6 +84,10 @@ class DenseAttention:
         """Any order does."""
         return None
 
+    @property
+    def parts(self) -> int:
+        return 1
+
     def __call__(
         self,
         q: Array,
@@ -80,6 +99,10 @@ class DenseAttention:
         key_mask: Array | None = None,
     ) -> Array:
         del grid_q, grid_k
+        return self.attend(joined(q), joined(k), joined(v), key_mask).reshape(q.shape)
+
+    def attend(self, q: Array, k: Array, v: Array, key_mask: Array | None = None) -> Array:
+        """The same on tokens (B, N, heads, d) and (B, K, heads, d)."""
         call = _Call(
             backend=jax.default_backend(),
             dtype=str(q.dtype),

@@ -10,7 +10,7 @@ BASE = 10000.0
 
 
 class Rope(NamedTuple):
-    """Tables of a token grid, (N, d) float32: x turns into x * cos + partner(x) * sin, where partner exchanges the
+    """Tables of tokens, (..., d) float32: x turns into x * cos + partner(x) * sin, where partner exchanges the
     channels of a pair and sin carries the minus of the even ones."""
 
     cos: jax.Array
@@ -46,11 +46,11 @@ def rope(grid: tuple[int, int, int], head_dim: int) -> Rope:
 
 
 def rotate(x: jax.Array, tables: Rope) -> jax.Array:
-    """x (B, N, h, d) rotated as the tables of its N tokens say; in float32, returned in x's dtype."""
+    """x (B, ..., h, d) rotated as the tables (..., d) of its tokens say; in float32, returned in x's dtype."""
     x32 = x.astype(jnp.float32)
     # Rolls and a choice rather than an axis of size 2, which accelerators pad.
     partner = jnp.where(_even(x.shape[-1]), jnp.roll(x32, -1, axis=-1), jnp.roll(x32, 1, axis=-1))
-    return (x32 * tables.cos[:, None, :] + partner * tables.sin[:, None, :]).astype(x.dtype)
+    return (x32 * tables.cos[..., None, :] + partner * tables.sin[..., None, :]).astype(x.dtype)
 
 
 def _even(head_dim: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 import jax
 
 from lcv_jax.errors import InputError
-from lcv_jax.ops.attention import Grid, dense_attention
+from lcv_jax.ops.attention import Grid, dense_attention, joined
 from lcv_kernels.pallas import attend_blocks, block_sparse_attention, select_blocks
 
 Array = jax.Array
@@ -32,6 +32,10 @@ class BlockSparseAttention:
         None where query and key blocks differ and no one order serves both."""
         return self.block_q if self.block_q == self.block_k else None
 
+    @property
+    def parts(self) -> int:
+        return 1
+
     def __call__(
         self,
         q: Array,
@@ -48,6 +52,10 @@ class BlockSparseAttention:
             raise InputError("block sparse attention is for the tokens of a video: give their grids and no key mask")
         if grid_q[0] == 1:
             return dense_attention(q, k, v, grid_q=grid_q, grid_k=grid_k)
+        return self.attend(joined(q), joined(k), joined(v), grid_q, grid_k).reshape(q.shape)
+
+    def attend(self, q: Array, k: Array, v: Array, grid_q: Grid, grid_k: Grid) -> Array:
+        """The same on the tokens (B, N, heads, d) of more than one frame."""
         chosen = {"sparsity": self.sparsity, "cdf": self.cdf}
         try:
             if self.token_block is None:

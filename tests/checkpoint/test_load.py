@@ -66,9 +66,9 @@ def test_linear_kernels_are_transposed_and_stacked(checkpoint_dir, abstract):
     source = SafetensorsSource(checkpoint_dir / "dit")
     params = load_params(source, DIT, abstract["dit"], dtype="float32")
     qkv = params["blocks"]["attn"]["qkv"]
-    assert qkv["kernel"].shape == (3, 128, 384)
-    np.testing.assert_array_equal(qkv["kernel"][2], source.read("blocks.2.attn.qkv.weight").T)
-    np.testing.assert_array_equal(qkv["bias"][1], source.read("blocks.1.attn.qkv.bias"))
+    assert qkv["kernel"].shape == (3, 128, 3, 128)
+    np.testing.assert_array_equal(qkv["kernel"][2, :, 1], source.read("blocks.2.attn.qkv.weight")[128:256].T)
+    np.testing.assert_array_equal(qkv["bias"][1, 2], source.read("blocks.1.attn.qkv.bias")[256:])
     patch = source.read("x_embedder.proj.weight")
     np.testing.assert_array_equal(params["x_embedder"]["proj"]["kernel"][5, 0, 1, 0], patch[:, 5, 0, 1, 0])
 

@@ -18,6 +18,7 @@ from lcv_jax.checkpoint.table import (
     SAME,
     UMT5,
     VAE,
+    Axes,
     Place,
 )
 from lcv_jax.errors import InputError
@@ -42,10 +43,21 @@ def test_axes_by_hand():
     assert PATCH.ours(kernel)[2, 4, 6, 10, 1] == kernel[1, 2, 4, 6, 10]
     assert CONV2.ours(kernel[:, :, 0])[6, 10, 2, 1] == kernel[1, 2, 0, 6, 10]
     assert POINT3.ours(kernel[:, :, :1, :1, :1])[2, 1] == kernel[1, 2, 0, 0, 0]
+    fused = np.arange(6 * 5).reshape(6, 5)  # three projections to two outputs each
+    assert Axes((1, 0), groups=3).ours(fused)[4, 2, 1] == fused[2 * 2 + 1, 4]
+
+
+def test_cuts_of_official_tensors():
+    """What a device gets of an official tensor is never less than what it keeps of ours."""
+    assert LINEAR.official_cut(("fsdp", "tensor")) == ("tensor", "fsdp")
+    assert Axes((1, 0), groups=3).official_cut(("fsdp", None, "tensor")) == (None, "fsdp")
+    assert Axes(groups=3).official_cut((None, "tensor")) == (None,)
+    assert CONV3.official_cut((None, None, None, "x", "y")) == ("y", "x", None, None, None)
+    assert POINT3.official_cut(("x", "y")) == ("y", "x", None, None, None)
 
 
 def test_place_of_a_name():
-    assert DIT.locate("blocks.47.attn.qkv.weight") == Place("blocks/attn/qkv/kernel", 47, LINEAR)
+    assert DIT.locate("blocks.47.attn.qkv.weight") == Place("blocks/attn/qkv/kernel", 47, Axes((1, 0), groups=3))
     assert DIT.locate("t_embedder.mlp.2.bias") == Place("t_embedder/mlp_2/bias", None, SAME)
     assert UMT5.locate("encoder.block.3.layer.1.layer_norm.weight") == Place("block/ffn_norm/scale", 3, SAME)
     up = VAE.locate("decoder.up_blocks.1.upsamplers.0.time_conv.weight")

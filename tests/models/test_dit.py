@@ -16,6 +16,7 @@ from lcv_jax.models.dit import DiT, KVCache, abstract_params
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.dit_embed import sinusoid
 from lcv_jax.models.precision import BFLOAT16, FLOAT32
+from lcv_jax.ops.attention import joined
 
 ONE_FORWARD, BLOCK_STATES = 1e-4, 3e-4
 BLOCKS = {"chunk_3d_shape_q": [4, 4, 4], "chunk_3d_shape_k": [4, 4, 4]}
@@ -113,8 +114,8 @@ def test_condition_pass_fills_the_cache_before_rotation(goldens, config, conditi
     g = goldens("dit_vc")
     close(condition_pass.velocity, channels_last(g["cond_pass_output"]))
     for i in range(config.depth):
-        close(condition_pass.cache.k[i].swapaxes(1, 2), g[f"k_cache_{i}"])
-        close(condition_pass.cache.v[i].swapaxes(1, 2), g[f"v_cache_{i}"])
+        close(joined(condition_pass.cache.k[i]).swapaxes(1, 2), g[f"k_cache_{i}"])
+        close(joined(condition_pass.cache.v[i]).swapaxes(1, 2), g[f"v_cache_{i}"])
     assert condition_pass.cache.frames == int(g["num_cond_latents"])
 
 
@@ -194,7 +195,7 @@ def _traced(config, precision):
 def test_float32_islands_stay_float32(config):
     """In the bfloat16 model's program: norms' statistics, RoPE, softmax, time embedding, modulation, the gated
     additions and the final layer."""
-    D, tokens = config.hidden_size, 2 * 2 * 2
+    D = config.hidden_size
     islands = {"rsqrt": 0, "cos": 0, "sin": 0, "exp": 0}
     products, gated_sums = {}, set()
     for eqn in traces.equations(_traced(config, BFLOAT16)):
@@ -205,12 +206,13 @@ def test_float32_islands_stay_float32(config):
             islands[name] += 1
             assert str(out.dtype) == "float32", name
         if name == "dot_general":
-            products.setdefault(out.shape[-1], set()).add(str(out.dtype))
-        if name == "add" and out.shape == (1, tokens, D):
+            products.setdefault(out.shape[-2:], set()).add(str(out.dtype))
+        if name == "add" and out.shape == (1, 2, 4, D):
             gated_sums.add(str(out.dtype))
     assert all(islands.values())
-    assert products[6 * D] == products[2 * 2 * config.out_channels] == products[config.adaln_tembed_dim] == {"float32"}
-    assert products[3 * D] == {"bfloat16"}
+    last = {shape[-1]: dtypes for shape, dtypes in products.items()}
+    assert products[6, D] == last[2 * 2 * config.out_channels] == last[config.adaln_tembed_dim] == {"float32"}
+    assert products[3, D] == {"bfloat16"}
     # The gated additions in float32, the ungated one of the cross-attention in bfloat16.
     assert gated_sums == {"float32", "bfloat16"}
 
@@ -240,13 +242,13 @@ def test_bad_calls_raise(config, params):
 @pytest.mark.parametrize(
     ("rows", "tokens", "num_cond", "message"),
     [
-        (1, 12, 1, "the cache holds 3 condition frames"),
-        (2, 12, 3, "2 rows of 12 tokens: expected rows that divide the batch of 1"),
-        (1, 16, 0, "1 rows of 16 tokens: .* 3 frames of 2 x 2 tokens"),
+        (1, 4, 1, "the cache holds 3 condition frames"),
+        (2, 4, 3, "2 rows of 3 x 4 tokens: expected rows that divide the batch of 1"),
+        (1, 16, 0, "1 rows of 3 x 16 tokens: .* 3 x 4 tokens, 3 frames of 2 x 2;"),
     ],
 )
 def test_caches_that_do_not_fit_raise(config, params, rows, tokens, num_cond, message):
-    keys = jnp.zeros((3, rows, tokens, 4, 32))
+    keys = jnp.zeros((3, rows, 3, tokens, 4, 32))
     latents, t, text = jnp.zeros((1, 2, 4, 4, 16)), jnp.zeros((1, 2)), jnp.zeros((1, 3, 64))
     with pytest.raises(InputError, match=message):
         DiT(config, FLOAT32).apply(

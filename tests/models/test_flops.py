@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lcv_jax.models.dit import DiT, Geometry, KVCache
+from lcv_jax.models.dit import DiT, KVCache
 from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.dit_geometry import Geometry
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.models.precision import FLOAT32
 from lcv_jax.parallel.hlo import count_flops
@@ -20,9 +21,7 @@ def compiled_flops(config, frames, side, text_tokens, num_cond=0, cached=0):
     t = jax.ShapeDtypeStruct((1, frames), jnp.float32)
     text = jax.ShapeDtypeStruct((1, text_tokens, config.caption_channels), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), latents, t, text)
-    keys = jax.ShapeDtypeStruct(
-        (config.depth, 1, cached * side * side // 4, config.num_heads, config.head_dim), t.dtype
-    )
+    keys = jax.ShapeDtypeStruct((config.depth, 1, cached, side * side // 4, config.num_heads, config.head_dim), t.dtype)
     cache = KVCache(keys, keys, cached) if cached else None
 
     def run(params, latents, t, text, cache):

@@ -19,7 +19,7 @@ def text(rows):
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_run_compiles_its_step_once(pipe, guided, cached):
-    keys = jnp.ones((3, 1, 4, 4, 32))
+    keys = jnp.ones((3, 1, 1, 4, 4, 32))
     conditioning = Conditioning(
         latents=jnp.asarray(NOISE),
         text=text(2),
@@ -41,7 +41,7 @@ def test_a_run_compiles_its_step_once(pipe, guided, cached):
 
 def test_a_cache_is_repeated_layer_by_layer(pipe):
     """A guided step reads a cache of the prompts' rows without a doubled copy of all its layers."""
-    keys = jax.ShapeDtypeStruct((3, 2, 4 * 64, 4, 32), jnp.float32)
+    keys = jax.ShapeDtypeStruct((3, 2, 4, 64, 4, 32), jnp.float32)
     args = {
         "latents": jax.ShapeDtypeStruct((2, 1, 16, 16, 16), jnp.float32),
         "t": jax.ShapeDtypeStruct((), jnp.float32),
