@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import common
+from benchmarks import bsa_selection, common
 
 
 def test_alternate_calls_every_candidate_once_a_round_in_changing_order():
@@ -47,3 +47,10 @@ def test_write_refuses_a_ratio_that_is_no_number(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         common.write(common.Result("bad", "A table", over="x", rows=(common.Row("a", float("nan")),)), tmp_path)
     assert not (tmp_path / "bad.json").exists()
+
+
+def test_the_selections_benchmark_runs_at_any_size(tmp_path):
+    bsa_selection.main(["--blocks", "40", "--rounds", "1"], tmp_path)
+    (row,) = json.loads((tmp_path / "bsa_selection.json").read_text())["rows"]
+    assert row["case"] == "40 x 40 blocks, heads: 1, 2 kept"
+    assert set(row["figures"]) == {"search_s", "sort_s", "top_k_s", "scores_s", "search_over_top_k"}
