@@ -21,6 +21,11 @@ from lcv_jax.parallel.context import ContextAttention
 AXES = ("data", "fsdp", "context", "tensor")
 GARBAGE = 50.0  # what stands in padding: attended to, it would be all that is attended to
 
+BLOCK = {"block_q": (2, 2, 2), "block_k": (2, 2, 2)}
+TOP = BlockSparseAttention(**BLOCK, sparsity=0.7)
+CDF = BlockSparseAttention(**BLOCK, sparsity=None, cdf=0.6)
+NONE = BlockSparseAttention(**BLOCK, sparsity=1.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -135,6 +140,14 @@ CASES = {
     ),
     "ulysses, a batch that does not divide": Case((2, 1, 4, 1), (2, 3, 5), "ulysses", batch=1),
     "ulysses, bfloat16": Case((2, 1, 4, 1), (2, 3, 5), "ulysses", dtype="bfloat16", tolerance=2e-2),
+    "ring, context 8": Case((1, 1, 8, 1), (3, 2, 8), "ring"),
+    "ring, tokens over two axes, uneven, cached": Case((1, 2, 2, 2), (2, 3, 5), "ring", ("fsdp", "context"), cached=2),
+    "ring, shards of padding only": Case((2, 1, 4, 1), (2, 1, 5), "ring", heads=3),
+    "ring, bfloat16": Case((2, 1, 4, 1), (2, 3, 5), "ring", dtype="bfloat16", tolerance=2e-2),
+    "sparse ulysses": Case((1, 2, 2, 2), (4, 6, 6), "ulysses", ("fsdp", "context"), TOP, cached=2),
+    "sparse ring": Case((1, 2, 2, 2), (4, 6, 6), "ring", ("fsdp", "context"), TOP, cached=2),
+    "sparse ring, cdf": Case((2, 1, 4, 1), (4, 4, 8), "ring", inner=CDF, heads=3),
+    "sparse ring, nothing kept": Case((2, 1, 4, 1), (2, 4, 4), "ring", inner=NONE),
 }
 CHECKS = {name: lambda case=case: equals_one_device(case) for name, case in CASES.items()} | {
     "text keys": text_keys,

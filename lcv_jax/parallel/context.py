@@ -10,6 +10,8 @@ import dataclasses
 import functools
 import logging
 import math
+from collections.abc import Callable
+from functools import partial
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
@@ -18,6 +20,8 @@ from jax.sharding import PartitionSpec as P
 from lcv_jax.errors import InputError
 from lcv_jax.ops.attention import DenseAttention, Grid, dense_attention
 from lcv_jax.ops.sparse_attention import BlockSparseAttention
+from lcv_jax.parallel.ring_dense import dense_ring_attention
+from lcv_jax.parallel.ring_sparse import sparse_ring_attention
 from lcv_jax.parallel.slabs import real_tokens
 from lcv_jax.parallel.ulysses import ulysses_attention
 
@@ -25,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 Array = jax.Array
 
-_METHODS = {"ulysses": ulysses_attention}
+KINDS = ("ulysses", "ring")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +53,8 @@ class ContextAttention:
     heads: tuple[str, ...] = ("tensor",)
 
     def __post_init__(self):
-        if self.kind is not None and self.kind not in _METHODS:
-            raise InputError(f"context parallelism {self.kind!r} is not known: expected one of {', '.join(_METHODS)}")
+        if self.kind is not None and self.kind not in KINDS:
+            raise InputError(f"context parallelism {self.kind!r} is not known: expected one of {', '.join(KINDS)}")
         used = (*self.batch, *self.tokens, *self.heads)
         for axis in used:
             if axis not in self.mesh.shape:
@@ -94,14 +98,20 @@ class ContextAttention:
             raise InputError("a key mask is for keys that are no video: leave it out, or the grids")
         for name, x, grid in (("q", q, grid_q), ("k", k, grid_k)):
             self._check(name, x, grid)
-        attend = functools.partial(
-            _METHODS[self.method(h)], axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k
-        )
-        return jax.shard_map(attend, mesh=self.mesh, in_specs=(video,) * 3, out_specs=video)(q, k, v)
+        local = self._local(self.method(h), grid_q, grid_k)
+        return jax.shard_map(local, mesh=self.mesh, in_specs=(video,) * 3, out_specs=video)(q, k, v)
 
     def method(self, heads: int) -> str:
         """ "ulysses" or "ring" for arrays of so many heads. Raises InputError where kind names what cannot be."""
         return _choose(self.kind, heads // self._devices(self.heads), self.parts)
+
+    def _local(self, method: str, grid_q: Grid, grid_k: Grid) -> Callable[[Array, Array, Array], Array]:
+        """What each device computes of its share. A single frame is attended to densely under every attention."""
+        if method == "ulysses":
+            return partial(ulysses_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k)
+        if isinstance(self.inner, DenseAttention) or grid_q[0] == 1:
+            return partial(dense_ring_attention, axes=self.tokens, grid_k=grid_k)
+        return partial(sparse_ring_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k)
 
     def _devices(self, axes: tuple[str, ...]) -> int:
         return math.prod(self.mesh.shape[axis] for axis in axes)
