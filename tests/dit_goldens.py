@@ -61,7 +61,7 @@ def check_gradients(model, params, golden, names):
     np.testing.assert_allclose(out, channels_last(golden["output"]), atol=1e-4, rtol=0)
     assert float(value) == pytest.approx(float(golden["loss"]), abs=1e-5)
     _relative_close(latent_grad, channels_last(golden["grad_hidden_states"]))
-    named = _official(grads)
+    named = official(grads)
     assert sorted(names) == sorted(named)
     for name, norm in zip(names, golden["grad_norms"], strict=True):
         assert np.linalg.norm(named[name]) == pytest.approx(float(norm), rel=1e-4), name
@@ -71,7 +71,7 @@ def check_gradients(model, params, golden, names):
         _relative_close(named[name], golden[f"grad_{name}"])
 
 
-def _official(grads):
+def official(grads):
     """Our gradients under official names, in official axis order."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):

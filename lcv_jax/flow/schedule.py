@@ -5,11 +5,13 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from lcv_jax import published
 from lcv_jax.errors import InputError
 
+Array = np.ndarray | jax.Array
 TRAIN_TIMESTEPS = 1000
 DISTILLED_GRID = 50
 # The tail of enhance_hf: timesteps above 500 are kept, then ten uniform ones.
@@ -104,6 +106,6 @@ def _linspace(start: float, stop: float, count: int) -> np.ndarray:
     return np.where((i < count // 2) | (count == 1), *ends).astype(np.float32)
 
 
-def shifted(sigma: np.ndarray, shift: float) -> np.ndarray:
+def shifted(sigma: Array, shift: float) -> Array:
     """s sigma / (1 + (s - 1) sigma): more of the run at high noise for s > 1."""
     return shift * sigma / (1 + (shift - 1) * sigma)

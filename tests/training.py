@@ -1,0 +1,80 @@
+"""What the tests of training share: a tiny DiT, and batches of random latents that a seed and a number give."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from lcv_jax.models.dit import DiT
+from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.precision import FLOAT32, Precision
+from lcv_jax.models.umt5 import TextStates
+from lcv_jax.objectives.objective import Trees
+from lcv_jax.objectives.pretrain import Batch
+
+TINY = DiTConfig(
+    hidden_size=32,
+    depth=2,
+    num_heads=2,
+    mlp_ratio=1,
+    caption_channels=8,
+    adaln_tembed_dim=16,
+    frequency_embedding_size=16,
+    bsa_params=None,
+)
+
+
+def dit(config: DiTConfig = TINY, precision: Precision = FLOAT32, **fields) -> DiT:
+    return DiT(config, precision, **fields)
+
+
+def init(model: DiT, seed: int = 0):
+    """Parameters of an untrained model."""
+    c = model.config
+    args = np.zeros((1, 1, 2, 2, c.in_channels)), np.zeros((1, 1)), np.zeros((1, 1, c.caption_channels))
+    return jax.jit(model.init)(jax.random.key(seed), *args)["params"]
+
+
+def awake(params, seed: int = 0, scale: float = 0.1):
+    """The parameters with noise on all of them: an untrained model's zeros hide what they multiply."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: x + scale * rng.normal(size=x.shape).astype(np.float32), params)
+
+
+def empty_prompt(config: DiTConfig = TINY, tokens: int = 1) -> TextStates:
+    rng = np.random.default_rng(99)
+    return TextStates(
+        rng.normal(size=(1, tokens, config.caption_channels)).astype(np.float32), np.ones((1, tokens), bool)
+    )
+
+
+def given(**trees) -> Trees:
+    return Trees(prompts={"empty": empty_prompt()}, **trees)
+
+
+def batch(seed=0, size=4, frames=3, num_cond=0, config: DiTConfig = TINY) -> Batch:
+    rng = np.random.default_rng(seed)
+    latents = rng.normal(size=(size, frames, 4, 4, config.in_channels)).astype(np.float32)
+    states = rng.normal(size=(size, 3, config.caption_channels)).astype(np.float32)
+    mask = np.arange(3) < rng.integers(1, 4, (size, 1))
+    return Batch(latents, TextStates(states, mask), num_cond)
+
+
+@dataclasses.dataclass
+class RandomBatches:
+    """An endless source: batch n of a seed is always the same. place: what is done to it last."""
+
+    size: int = 4
+    at: int = 0
+    place: object = None
+
+    def __next__(self) -> Batch:
+        one = batch(self.at, self.size, frames=1 + self.at % 2)
+        self.at += 1
+        return one if self.place is None else self.place(one)
+
+    def get_state(self):
+        return {"at": self.at}
+
+    def set_state(self, state):
+        self.at = state["at"]
