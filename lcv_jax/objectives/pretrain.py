@@ -122,7 +122,7 @@ class Pretrain:
         u = jax.random.uniform(key["level"], (), F32)
         cond = jnp.zeros(num_cond, F32)
         if num_cond > 1 and self.condition_noise.probability:
-            chosen = jax.random.bernoulli(key["condition"], self.condition_noise.probability, (num_cond,))
+            chosen = jax.random.bernoulli(key["condition"], float(self.condition_noise.probability), (num_cond,))
             own = jax.random.uniform(key["condition level"], (num_cond,), F32, maxval=self.condition_noise.level)
             cond = jnp.where(chosen, own, 0)
         told = cond if self.condition_noise.told == Told.LEVEL else jnp.zeros_like(cond)
@@ -132,7 +132,7 @@ class Pretrain:
             t=jnp.concatenate([cond, noisy]),
             told=jnp.concatenate([told, noisy]),
             weight=loss_weight(u),
-            drop_text=jax.random.bernoulli(key["text"], self.text_dropout),
+            drop_text=jax.random.bernoulli(key["text"], float(self.text_dropout)),
         )
 
     def evaluate(self, trees: Trees, batch: Batch, draw: Draw) -> tuple[Array, Metrics]:
