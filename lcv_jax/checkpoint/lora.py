@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -43,18 +43,30 @@ class Adapter:
     rank: int
 
 
-def load_lora(path: os.PathLike[str] | str, abstract: Params, *, dtype=None, shardings: Params | None = None) -> Params:
+def load_lora(
+    path: os.PathLike[str] | str,
+    abstract: Params,
+    *,
+    dtype=None,
+    shardings: Callable[[Params], Params] | None = None,
+) -> Params:
     """Reads a LoRA file for the DiT with `abstract` params.
 
-    dtype: of down and up; None keeps the file's. shardings: a pytree like the result, None is the default
-    device. Raises InputError, before any tensor is read, when the file is not a LoRA, lacks a part, or is
+    dtype: of down and up; None keeps the file's. shardings: from the result's shapes (nested dicts whose leaves have
+    shapes) to a pytree of shardings like it; None is the default device. Raises InputError, before any tensor is read, when the file is not a LoRA, lacks a part, or is
     another model's.
     """
     file = TensorFile.open(path)
     kernels = flatten(abstract)
-    where = flatten(shardings) if shardings is not None else {}
+    found = modules(file, abstract)
+    shapes = {
+        f"{module}/{name}": shape
+        for module, parts in found.items()
+        for name, shape in _shapes(parts, kernels[f"{module}/kernel"]).items()
+    }
+    where = {} if shardings is None else flatten(shardings(unflatten(shapes)))
     loaded = {}
-    for module, parts in modules(file, abstract).items():
+    for module, parts in found.items():
         for name, value in _stack(file, parts, kernels[f"{module}/kernel"], dtype).items():
             leaf = f"{module}/{name}"
             loaded[leaf] = put(value, where[leaf]) if shardings is not None else jax.device_put(value)
@@ -201,13 +213,20 @@ def _sizes(place: Place, kernel: jax.ShapeDtypeStruct) -> tuple[tuple[int, ...],
     return layers, d_in, math.prod(out)
 
 
-def _stack(file: TensorFile, parts: list[Adapter], kernel: jax.ShapeDtypeStruct, dtype) -> dict[str, np.ndarray]:
-    """One module's arrays, zeros where the file has no layer."""
+def _shapes(parts: list[Adapter], kernel: jax.ShapeDtypeStruct) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of one module's arrays; the dtypes are not the file's."""
     layers, d_in, d_out = _sizes(parts[0].place, kernel)
     G, rank = len(parts[0].up), parts[0].rank
-    scale = np.zeros(layers, np.float32)
-    down = np.zeros((*layers, d_in, G * rank), dtype or file.tensors[parts[0].down].dtype)
-    up = np.zeros((*layers, G, rank, d_out // G), dtype or file.tensors[parts[0].up[0]].dtype)
+    shapes = {"down": (*layers, d_in, G * rank), "up": (*layers, G, rank, d_out // G), "scale": layers}
+    return {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
+
+
+def _stack(file: TensorFile, parts: list[Adapter], kernel: jax.ShapeDtypeStruct, dtype) -> dict[str, np.ndarray]:
+    """One module's arrays, zeros where the file has no layer."""
+    shapes = _shapes(parts, kernel)
+    scale = np.zeros(shapes["scale"].shape, np.float32)
+    down = np.zeros(shapes["down"].shape, dtype or file.tensors[parts[0].down].dtype)
+    up = np.zeros(shapes["up"].shape, dtype or file.tensors[parts[0].up[0]].dtype)
     for adapter in parts:
         row = ... if adapter.place.layer is None else adapter.place.layer
         scale[row] = file.read(adapter.scale)

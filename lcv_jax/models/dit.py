@@ -23,10 +23,11 @@ import jax.numpy as jnp
 
 from lcv_jax.errors import InputError
 from lcv_jax.models.dit_config import DiTConfig
-from lcv_jax.models.dit_embed import PatchEmbedder, TextEmbedder, TimeEmbedder
+from lcv_jax.models.dit_embed import PatchEmbedder, TextEmbedder, TimeEmbedder, patches
 from lcv_jax.models.dit_geometry import Geometry
 from lcv_jax.models.layers import Dense, LayerNorm, RMSNorm, layer_norm
 from lcv_jax.models.precision import Precision
+from lcv_jax.models.remat import Remat
 from lcv_jax.ops.attention import Attention, dense_attention
 from lcv_jax.ops.placement import Placement, anywhere
 from lcv_jax.ops.rope import Rope, rope, rotate
@@ -64,13 +65,14 @@ class ConditionPass:
 
 class DiT(nn.Module):
     """The velocity network. attention: among the video's tokens; cross_attention: of video tokens to text tokens;
-    placement: of the tokens on a mesh."""
+    placement: of the tokens on a mesh; remat: what blocks keep for the backward pass."""
 
     config: DiTConfig
     precision: Precision
     attention: Attention = dense_attention
     cross_attention: Attention = dense_attention
     placement: Placement = anywhere
+    remat: Remat = Remat.NONE
 
     @nn.compact
     def __call__(
@@ -158,15 +160,17 @@ class DiT(nn.Module):
     ) -> tuple[Array, tuple[Array, Array] | None]:
         """Velocity, and without text every layer's keys and values."""
         c, p = self.config, self.precision
-        x = PatchEmbedder(c.hidden_size, c.patch_size, p, name="x_embedder")(latents)
-        self.sow("intermediates", "patch_embed", x)
-        x = self.placement(geometry.slabs(x), TOKENS)
+        # Cut over the mesh before they are as wide as the model.
+        given = self.placement(geometry.slabs(patches(latents, c.patch_size)), (*TOKENS[:3], None, None, None))
+        x = self.placement(PatchEmbedder(c.hidden_size, p, name="x_embedder")(given), TOKENS)
+        self.sow("intermediates", "patch_embed", geometry.raster(x))
         t_emb = TimeEmbedder(c.adaln_tembed_dim, c.frequency_embedding_size, p, name="t_embedder")(t)
         self.sow("intermediates", "t_emb", t_emb)
 
         tables = _rope(geometry, c.head_dim)
+        kept = self.remat is Remat.NONE
         blocks = nn.scan(
-            Block,
+            Block if kept else nn.remat(Block, prevent_cse=False, policy=self.remat.policy),
             variable_axes={"params": 0, "lora": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
@@ -249,7 +253,9 @@ class Block(nn.Module):
         y = SwiGLU(c, p, name="ffn")(modulate(x, shift_f, scale_f, g))
         x = self.placement(gated(x, gate_f, y, g), TOKENS)
         self.sow("intermediates", "hidden", g.tokens(x))
-        return x, keys_values if text is None else None
+        if text is not None:
+            return x, None
+        return x, tuple(self.placement(y, ("batch", None, "tokens", "heads", None)) for y in keys_values)
 
 
 def modulate(x: Array, shift: Array, scale: Array, geometry: Geometry) -> Array:

@@ -14,34 +14,38 @@ Array = jax.Array
 F32 = jnp.float32
 
 
+def patches(latents: Array, patch_size: tuple[int, int, int]) -> Array:
+    """Latents (B, T, H, W, C) -> patches of one frame each, (B, N, p, q, C), in raster order."""
+    B, T, H, W, C = latents.shape
+    _, p, q = patch_size
+    x = latents.reshape(B, T, H // p, p, W // q, q, C).transpose(0, 1, 2, 4, 3, 5, 6)
+    return x.reshape(B, -1, p, q, C)
+
+
 class PatchEmbedder(nn.Module):
-    """Latents (B, T, H, W, C) -> tokens (B, N, D) in raster order: a convolution whose kernel is its stride."""
+    """Patches (B, A, S, p, q, C) -> tokens (B, A, S, features): a convolution whose kernel is its stride."""
 
     features: int
-    patch_size: tuple[int, int, int]
     precision: Precision
 
     @nn.compact
-    def __call__(self, latents: Array) -> Array:
-        return _PatchProjection(self.features, self.patch_size, self.precision, name="proj")(latents)
+    def __call__(self, patches: Array) -> Array:
+        return _PatchProjection(self.features, self.precision, name="proj")(patches)
 
 
 class _PatchProjection(nn.Module):
     features: int
-    patch_size: tuple[int, int, int]
     precision: Precision
 
     @nn.compact
-    def __call__(self, latents: Array) -> Array:
-        B, T, H, W, C = latents.shape
-        _, p, q = self.patch_size
+    def __call__(self, patches: Array) -> Array:
+        p, q, C = patches.shape[-3:]
         init = nn.initializers.xavier_uniform(in_axis=(0, 1, 2, 3), out_axis=-1)
-        kernel = self.param("kernel", init, (C, *self.patch_size, self.features), self.precision.param)
+        kernel = self.param("kernel", init, (C, 1, p, q, self.features), self.precision.param)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.precision.param)
         dtype = self.precision.compute
-        patches = latents.astype(dtype).reshape(B, T, H // p, p, W // q, q, C)
-        x = jnp.einsum("bthpwqc,cpqd->bthwd", patches, kernel[:, 0].astype(dtype)) + bias.astype(dtype)
-        return x.reshape(B, -1, self.features)
+        x = jnp.einsum("baspqc,cpqd->basd", patches.astype(dtype), kernel[:, 0].astype(dtype))
+        return x + bias.astype(dtype)
 
 
 class TimeEmbedder(nn.Module):

@@ -1,5 +1,6 @@
 """The LoRAs of one DiT by name: those that were loaded, and the checkpoint's own, read when first asked for."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,9 @@ class Adapters:
 
     def load(self, path: str | os.PathLike[str], name: str, scale: float = 1.0) -> None:
         """Reads a LoRA file under a name, in place of what had it. scale multiplies the file's own."""
-        adapter = lora.load_lora(path, self._opened.dit_abstract, dtype=self._opened.precision.param)
+        opened = self._opened
+        where = functools.partial(opened.placement.lora, opened.dit.config, opened.dit_abstract)
+        adapter = lora.load_lora(path, opened.dit_abstract, dtype=opened.precision.param, shardings=where)
         self._loaded[name] = _scaled(adapter, scale)
 
     def collection(self, names: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lcv_jax.models.dit import DiT, KVCache
 from lcv_jax.models.umt5 import TextStates
 
 Array = jax.Array
+LATENTS = ("batch", None, None, None, None)  # the logical axes of (B, T, h, w, C)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,30 +64,36 @@ def denoise(
     c = conditioning
     cond = c.latents[:, : c.num_cond]
     in_front = c.num_cond if c.cache is None else 0
-    # A copy, because each step donates its latents; where the parameters are, because that is where a step leaves them,
-    # and latents that came from elsewhere would compile the step a second time.
-    x = jnp.copy(c.latents if c.cache is None else c.latents[:, c.num_cond :])
-    x = jax.device_put(x, jax.tree.leaves(variables["params"])[0].sharding)
+    place = model.placement.put
+    # A copy, because each step donates its latents; where a step leaves them, because latents that came from elsewhere
+    # would compile the step a second time.
+    x = jnp.copy(place(c.latents if c.cache is None else c.latents[:, c.num_cond :], LATENTS))
     text = c.text if c.negative is None else _stack(c.negative, c.text)
-    guidance = None if c.negative is None else jnp.float32(c.guidance)
+    text = TextStates(place(text.states, ("batch", None, None)), place(text.mask, ("batch", None)))
+    guidance = None if c.negative is None else np.float32(c.guidance)
     total = len(c.sigmas) - 1
     for i in range(total):
         start = time.perf_counter()
-        t, t_next = jnp.float32(c.sigmas[i]), jnp.float32(c.sigmas[i + 1])
+        t, t_next = np.float32(c.sigmas[i]), np.float32(c.sigmas[i + 1])
         x = sample_step(model, variables, x, t, t_next, text, c.cache, guidance, num_cond=in_front)
         if on_step is not None:
             noisy = jax.block_until_ready(x)[:, in_front:]
             on_step(Step(i, total, noisy, time.perf_counter() - start))
-    return x if c.cache is None else jnp.concatenate([cond, x], axis=1)
+    return x if c.cache is None else jnp.concatenate([place(cond, LATENTS), x], axis=1)
 
 
 def check_finite(latents: Array) -> None:
     """Raises InputError on a result that holds NaN or infinity, instead of letting it become a picture."""
-    if not bool(jnp.isfinite(latents).all()):
+    if not bool(_all_finite(latents)):
         raise InputError(
             "sampling gave NaN or infinity: expected finite latents; a weight or a LoRA is damaged, or guidance is too "
             "large: load with check_finite (--check-finite) to find the tensor"
         )
+
+
+@jax.jit
+def _all_finite(x: Array) -> Array:
+    return jnp.isfinite(x).all()
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_cond"), donate_argnames="latents")
@@ -123,7 +130,7 @@ def sample_step(
         )
         v = cfg_zero(both[B:], both[:B], guidance)
     noisy = euler_step(latents[:, num_cond:], v[:, num_cond:], t, t_next)
-    return jnp.concatenate([latents[:, :num_cond], noisy], axis=1)
+    return model.placement(jnp.concatenate([latents[:, :num_cond], noisy], axis=1), LATENTS)
 
 
 def _stack(negative: TextStates, positive: TextStates) -> TextStates:

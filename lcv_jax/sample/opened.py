@@ -8,6 +8,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
 from lcv_jax.checkpoint import hub, layout, lora
 from lcv_jax.checkpoint.load import load_params
 from lcv_jax.checkpoint.tensorfile import TensorFile
@@ -19,6 +22,10 @@ from lcv_jax.models.dit import DiT
 from lcv_jax.models.precision import Precision
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae_coding import Tiling, VAECoder
+from lcv_jax.ops.attention import dense_attention
+from lcv_jax.parallel.mesh import MeshConfig, mesh_of
+from lcv_jax.parallel.placement import MeshPlacement
+from lcv_jax.parallel.rules import SAMPLING
 from lcv_jax.sample import memory
 
 
@@ -26,7 +33,8 @@ from lcv_jax.sample import memory
 class Opened:
     """Everything about a checkpoint but its weights, so that a run can be planned and refused before they are read.
 
-    files: the three models' folders by name. coder: the autoencoder, in spatial tiles if wanted.
+    files: the three models' folders by name. coder: the autoencoder, in spatial tiles if wanted. placement: the mesh,
+    of one device unless a larger one was given.
     """
 
     folder: pathlib.Path
@@ -37,18 +45,22 @@ class Opened:
     dit: DiT
     text_encoder: UMT5Encoder
     coder: VAECoder
+    placement: MeshPlacement
 
     @classmethod
     def open(
         cls,
         path_or_repo: str | os.PathLike[str],
         dtype: str | None = None,
+        mesh: Mesh | MeshConfig | str | None = None,
         *,
         revision: str | None = None,
         vae_tiling: Tiling | None = None,
     ) -> "Opened":
         """Takes what `Pipeline.from_pretrained` takes; raises InputError on anything wrong but a damaged weight."""
         precision = Precision.named(dtype)
+        placement = MeshPlacement(mesh_of(mesh) or MeshConfig().make(jax.local_devices()), SAMPLING)
+        dense = placement.attention(dense_attention)
         folder = hub.resolve(path_or_repo, revision)
         files = layout.open_models(folder)
         tokenizer = Tokenizer.open(layout.folder(folder, "tokenizer"))
@@ -59,9 +71,10 @@ class Opened:
             precision=precision,
             tokenizer=tokenizer,
             schedule=layout.read_schedule(folder),
-            dit=DiT(files["dit"].config, precision),
+            dit=DiT(files["dit"].config, precision, dense, dense, placement),
             text_encoder=UMT5Encoder(files["text_encoder"].config, precision),
             coder=VAECoder(files["vae"].config, precision, vae_tiling),
+            placement=placement,
         )
 
     @property
@@ -70,10 +83,15 @@ class Opened:
         return self.coder.config.spatial_factor * max(self.dit.config.patch_size[1:])
 
     def load(self, *, check_finite: bool = False) -> dict[str, Any]:
-        """Reads the weights: the models' parameters by name. check_finite: refuse NaN and infinity."""
+        """Reads the weights onto their shards, parameters by model. check_finite: refuse NaN and infinity."""
         return {
             name: load_params(
-                m.source, m.component.table, m.abstract, dtype=self.precision.param, check_finite=check_finite
+                m.source,
+                m.component.table,
+                m.abstract,
+                dtype=self.precision.param,
+                shardings=self.placement.params(m.config, m.abstract),
+                check_finite=check_finite,
             )
             for name, m in self.files.items()
         }

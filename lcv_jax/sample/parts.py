@@ -63,8 +63,16 @@ class Parts:
         """Text states (B, max_text_tokens, D_text) and their mask. An empty prompt is its end token alone."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         tokens = self.opened.tokenizer.encode(prompts, whole("max_text_tokens", max_text_tokens, 1))
-        ids, mask = jnp.asarray(tokens.ids), jnp.asarray(tokens.mask)
+        ids, mask = self.put(tokens.ids), self.put(tokens.mask)
         return TextStates(_encode_text(self.text_encoder, self.params["text_encoder"], ids, mask), mask)
+
+    def put(self, x: Any, axes: Sequence[str | None] | None = None) -> Array:
+        """An array onto the mesh, cut as its logical axes say, or whole on every device."""
+        return self.opened.placement.put(x, axes)
+
+    def fetch(self, x: Array) -> np.ndarray:
+        """An array from the mesh as every process's own copy."""
+        return self.opened.placement.fetch(x)
 
     def posterior(self, video: Any) -> Posterior:
         """The VAE's posterior, not normalised, of (B, F, H, W, 3) in [-1, 1] with F = 4n + 1."""
@@ -110,7 +118,7 @@ class Parts:
         if isinstance(sparse, str):
             one_of("sparse", sparse, ("config",))
             sparse = _published_blocks(self.dit.config)
-        return self.dit.clone(attention=sparse)
+        return self.dit.clone(attention=self.opened.placement.attention(sparse))
 
     def velocity(
         self,
@@ -126,8 +134,8 @@ class Parts:
 
         With a cache, latents and t hold only the noisy frames, and num_cond may be left out. sparse: see `network`.
         """
-        text = text.checked()
-        latents, t = jnp.asarray(latents, jnp.float32), jnp.asarray(t, jnp.float32)
+        text = jax.tree.map(self.put, text.checked())
+        latents, t = (self.put(jnp.asarray(x, jnp.float32)) for x in (latents, t))
         return _velocity(self.network(sparse), self.variables(loras), latents, t, text, cache, num_cond=num_cond)
 
     def condition_cache(

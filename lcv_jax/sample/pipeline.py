@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
-from lcv_jax.errors import InputError
 from lcv_jax.models.vae_coding import Tiling
+from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.sample import long_video, refine, request
 from lcv_jax.sample.adapters import Adapters
 from lcv_jax.sample.denoise import check_finite, denoise
@@ -17,7 +18,7 @@ from lcv_jax.sample.parts import Parts
 from lcv_jax.sample.plan import check_memory, plan
 from lcv_jax.sample.prepare import prepare
 from lcv_jax.sample.refine import RefineRequest
-from lcv_jax.sample.request import Request
+from lcv_jax.sample.request import Request, filled_up
 
 
 class Pipeline(Parts):
@@ -28,7 +29,7 @@ class Pipeline(Parts):
         cls,
         path_or_repo: str | os.PathLike[str],
         dtype: str | None = None,
-        mesh: Any = None,
+        mesh: Mesh | MeshConfig | str | None = None,
         *,
         revision: str | None = None,
         check_finite: bool = False,
@@ -38,12 +39,12 @@ class Pipeline(Parts):
 
         dtype: "bfloat16" or "float32", of weights and computation; None is bfloat16, on a CPU float32. revision: of
         the hub repository. check_finite: refuse weights that hold NaN or infinity. vae_tiling: run the autoencoder
-        in tiles, for pictures whose activations do not fit. Raises InputError on anything wrong with the files, and
-        if the weights do not fit, before they are read.
+        in tiles, for pictures whose activations do not fit. mesh: devices to share the work, "fsdp=4,context=2", a
+        parallel.mesh.MeshConfig, or a mesh that one made; None is one device. Every task takes it: weights are cut over
+        fsdp and tensor, a video's tokens over fsdp and context, several prompts over data. Raises InputError on
+        anything wrong with the files or the mesh, and if the weights do not fit, before they are read.
         """
-        if mesh is not None:
-            raise InputError(f"{mesh=}: sampling on a mesh is not available yet, leave it out")
-        opened = Opened.open(path_or_repo, dtype, revision=revision, vae_tiling=vae_tiling)
+        opened = Opened.open(path_or_repo, dtype, mesh, revision=revision, vae_tiling=vae_tiling)
         opened.check_memory()
         return cls.load(opened, check_finite=check_finite)
 
@@ -81,13 +82,16 @@ class Pipeline(Parts):
 
     def run(self, request: Request) -> np.ndarray:
         """Any task: what the request's options call `output`. Raises InputError, before any work, if it cannot be."""
+        rows = len(request.prompts)
+        request = filled_up(request, self.opened.placement.batch_multiple)
         planned = plan(self.opened, request)
         check_memory(self.opened, request, planned)
         conditioning = prepare(self, request, planned)
         variables = self.variables(request.options.active_loras)
         latents = denoise(self.dit, variables, conditioning, request.options.on_step)
         check_finite(latents)
-        return np.asarray(latents) if request.options.output == "latents" else self.frames(latents)
+        latents = self.fetch(latents)[:rows]
+        return latents if request.options.output == "latents" else self.frames(latents)
 
     def refine(
         self,
@@ -122,7 +126,7 @@ class Pipeline(Parts):
         variables = self.variables(tuple(dict.fromkeys(["refinement", *asked.options.loras])))
         latents = denoise(self.network("config"), variables, conditioning, asked.options.on_step)
         check_finite(latents)
-        return np.asarray(latents)
+        return self.fetch(latents)
 
     def long_video(
         self,

@@ -1,6 +1,7 @@
 """What is asked for, one value for any task: prompts, options and the frames to start from. No model is needed yet."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from lcv_jax.data import images
 from lcv_jax.errors import InputError
 from lcv_jax.flow.schedule import Kind
 from lcv_jax.sample.options import SIZE, Options, one_of, texts, whole
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,23 @@ def continuation(
         raise InputError("enhance_hf cannot be combined with the distilled schedule: leave one of them out")
     kind = _kind(options, Kind.BASE if enhance_hf is False else Kind.ENHANCE_HF)
     return Request(_prompts(prompt), options, kind, frames.shape[1:3], Condition(frames[-count:], kv_cache))
+
+
+def filled_up(request: Request, multiple: int) -> Request:
+    """The request with its last video repeated until their number divides by `multiple`; logged, if any is."""
+    B = len(request.prompts)
+    missing = -B % multiple
+    if not missing:
+        return request
+    logger.info("%d videos are filled up to %d, so that all devices have as many", B, B + missing)
+    o = request.options
+
+    def more(values: Sequence[Any]) -> tuple[Any, ...]:
+        return (*values, *(values[-1],) * missing)
+
+    latents = None if o.latents is None else np.concatenate([o.latents, *(np.asarray(o.latents)[-1:],) * missing])
+    rows = {"seed": more(o.seeds(B)), "negative_prompt": more(o.negative_prompts(B)), "latents": latents}
+    return dataclasses.replace(request, prompts=more(request.prompts), options=dataclasses.replace(o, **rows))
 
 
 def _kind(options: Options, otherwise: Kind) -> Kind:

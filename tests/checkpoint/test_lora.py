@@ -111,7 +111,7 @@ def test_shardings(checkpoint_dir, abstract):
     path = checkpoint_dir / "lora" / "cfg_step_lora.safetensors"
     plain = load_lora(path, abstract["dit"])
     replicated = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), PartitionSpec())
-    placed = load_lora(path, abstract["dit"], shardings=jax.tree.map(lambda leaf: replicated, plain))
+    placed = load_lora(path, abstract["dit"], shardings=lambda t: jax.tree.map(lambda leaf: replicated, t))
     assert all(leaf.sharding == replicated for leaf in jax.tree.leaves(placed))
     jax.tree.map(np.testing.assert_array_equal, placed, plain)
 
