@@ -19,16 +19,23 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.errors import InputError
-from lcv_jax.models.layers import Dense
 from lcv_jax.models.precision import Precision
 from lcv_jax.models.vae_config import VAEConfig
-from lcv_jax.ops import conv
+from lcv_jax.models.vae_layers import (
+    STREAM,
+    CausalConv,
+    Downsample,
+    PixelAttention,
+    Residual,
+    RMSNorm,
+    Upsample,
+    dense,
+)
+from lcv_jax.ops.neighbourhood import Neighbourhood, alone
 
-__all__ = ["Posterior", "VAEConfig", "WanVAE", "denormalize", "normalize"]
+__all__ = ["STREAM", "Posterior", "VAEConfig", "WanVAE", "denormalize", "normalize"]
 
 Method = Literal["encode", "decode"]
-STREAM = "stream"
-_ATTENTION_SCORES = 2**26  # most attention scores held at once: 256 MB in float32
 
 
 @jax.tree_util.register_dataclass
@@ -63,17 +70,21 @@ def _statistics(config: VAEConfig) -> tuple[jax.Array, jax.Array]:
 
 
 class WanVAE(nn.Module):
-    """Encoder and decoder. Initialise with any allowed video; all parameters appear whatever its length."""
+    """Encoder and decoder. Initialise with any allowed video; all parameters appear whatever its length.
+
+    near: what lies around the piece of a video that a call is given; by default nothing, it is all of a picture.
+    """
 
     config: VAEConfig
     precision: Precision
+    near: Neighbourhood = alone
 
     def setup(self) -> None:
         width = self.config.z_dim
-        self.encoder = Encoder(self.config, self.precision)
-        self.decoder = Decoder(self.config, self.precision)
-        self.quant_conv = _dense(2 * width, self.precision)
-        self.post_quant_conv = _dense(width, self.precision)
+        self.encoder = Encoder(self.config, self.precision, self.near)
+        self.decoder = Decoder(self.config, self.precision, self.near)
+        self.quant_conv = dense(2 * width, self.precision)
+        self.post_quant_conv = dense(width, self.precision)
 
     def __call__(self, video: jax.Array) -> jax.Array:
         """The reconstruction of `video` from the posterior's mode."""
@@ -98,7 +109,7 @@ class WanVAE(nn.Module):
         """video -> features (B, T, h, w, D), D the last level's width. A feature sees only its vicinity."""
         check_shape(self.config, "encode", video.shape)
         frames, factor = video.shape[1], self.config.temporal_factor
-        if not self._continues():
+        if self._begins():
             self.config.latent_frames(frames)
         elif frames % factor:
             raise InputError(f"a later chunk of {frames} frames cannot be encoded: expected a multiple of {factor}")
@@ -124,9 +135,9 @@ class WanVAE(nn.Module):
             pixels = self.decoder.fine(features.astype(self.precision.compute))
         return jnp.clip(pixels.astype(self.precision.output), -1.0, 1.0)
 
-    def _continues(self) -> bool:
-        """Whether a chunk came before."""
-        return bool(self.variables.get(STREAM))
+    def _begins(self) -> bool:
+        """Whether the first frame given is the video's first."""
+        return self.near.begins and not self.variables.get(STREAM)
 
 
 def check_shape(config: VAEConfig, method: Method, shape: tuple[int, ...]) -> None:
@@ -145,20 +156,21 @@ class Encoder(nn.Module):
 
     config: VAEConfig
     precision: Precision
+    near: Neighbourhood = alone
 
     def setup(self) -> None:
-        config, precision = self.config, self.precision
-        self.conv_in = CausalConv(config.base_dim, precision)
+        config, precision, near = self.config, self.precision, self.near
+        self.conv_in = CausalConv(config.base_dim, precision, near)
         blocks: list[nn.Module] = []  # the published layout numbers blocks and resamplers in one row
         for level, multiplier in enumerate(config.dim_mult):
             width = config.base_dim * multiplier
-            blocks += [Residual(width, precision) for _ in range(config.num_res_blocks)]
+            blocks += [Residual(width, precision, near) for _ in range(config.num_res_blocks)]
             if level < len(config.temporal_downsample):
-                blocks.append(Downsample(config.temporal_downsample[level], precision))
+                blocks.append(Downsample(config.temporal_downsample[level], precision, near))
         self.down_blocks = blocks
-        self.mid_block = Middle(precision)
+        self.mid_block = Middle(precision, near)
         self.norm_out = RMSNorm(precision)
-        self.conv_out = CausalConv(2 * config.z_dim, precision)
+        self.conv_out = CausalConv(2 * config.z_dim, precision, near)
 
     def fine(self, x: jax.Array) -> jax.Array:
         x = self.conv_in(x)
@@ -175,19 +187,20 @@ class Decoder(nn.Module):
 
     config: VAEConfig
     precision: Precision
+    near: Neighbourhood = alone
 
     def setup(self) -> None:
-        config, precision = self.config, self.precision
+        config, precision, near = self.config, self.precision, self.near
         widths = [config.base_dim * multiplier for multiplier in reversed(config.dim_mult)]
         upsample = (*reversed(config.temporal_downsample), None)
-        self.conv_in = CausalConv(widths[0], precision)
-        self.mid_block = Middle(precision)
+        self.conv_in = CausalConv(widths[0], precision, near)
+        self.mid_block = Middle(precision, near)
         self.up_blocks = [
-            UpBlock(width, config.num_res_blocks + 1, temporal, precision)
+            UpBlock(width, config.num_res_blocks + 1, temporal, precision, near)
             for width, temporal in zip(widths, upsample, strict=True)
         ]
         self.norm_out = RMSNorm(precision)
-        self.conv_out = CausalConv(config.out_channels, precision)
+        self.conv_out = CausalConv(config.out_channels, precision, near)
 
     def coarse(self, x: jax.Array) -> jax.Array:
         return self.mid_block(self.conv_in(x))
@@ -205,187 +218,25 @@ class UpBlock(nn.Module):
     blocks: int
     temporal: bool | None
     precision: Precision
+    near: Neighbourhood = alone
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.blocks):
-            x = Residual(self.features, self.precision, name=f"resnets_{i}")(x)
+            x = Residual(self.features, self.precision, self.near, name=f"resnets_{i}")(x)
         if self.temporal is None:
             return x
-        return Upsample(self.temporal, self.precision, name="upsampler")(x)
+        return Upsample(self.temporal, self.precision, self.near, name="upsampler")(x)
 
 
 class Middle(nn.Module):
     """Residual, attention within each frame, residual, at latent resolution: (B, T, h, w, D) -> the same shape."""
 
     precision: Precision
+    near: Neighbourhood = alone
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = Residual(x.shape[-1], self.precision, name="resnets_0")(x)
-        x = PixelAttention(self.precision, name="attention")(x)
-        return Residual(x.shape[-1], self.precision, name="resnets_1")(x)
-
-
-class Residual(nn.Module):
-    """Two normalised causal convolutions added to the input, through a linear layer where widths differ."""
-
-    features: int
-    precision: Precision
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.silu(RMSNorm(self.precision, name="norm1")(x))
-        y = CausalConv(self.features, self.precision, name="conv1")(y)
-        y = nn.silu(RMSNorm(self.precision, name="norm2")(y))
-        y = CausalConv(self.features, self.precision, name="conv2")(y)
-        if x.shape[-1] != self.features:
-            x = _dense(self.features, self.precision, name="conv_shortcut")(x)
-        return x + y
-
-
-class Downsample(nn.Module):
-    """Halves height and width (zeros below and right), then, if temporal, the frames after the first."""
-
-    temporal: bool
-    precision: Precision
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = Weights((3, 3), x.shape[-1], self.precision, name="resample")(x)
-        x = conv.conv2d(x, kernel, stride=2, padding=((0, 1), (0, 1))) + bias
-        if not self.temporal:
-            return x
-        last = _past(self)
-        _keep(self, x[:, -1:])
-        kernel, bias = Weights((3, 1, 1), x.shape[-1], self.precision, name="time_conv")(x)
-        if last is not None:
-            return conv.temporal_conv(jnp.concatenate([last, x], axis=1), kernel, stride=2) + bias
-        return jnp.concatenate([x[:, :1], conv.temporal_conv(x, kernel, stride=2) + bias], axis=1)
-
-
-class Upsample(nn.Module):
-    """If temporal, makes two frames of each but the first; then doubles height and width, halves channels.
-
-    The first frame is no history either: the second is convolved after two zero frames.
-    """
-
-    temporal: bool
-    precision: Precision
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        if self.temporal:
-            x = self._double_frames(x)
-        kernel, bias = Weights((3, 3), x.shape[-1] // 2, self.precision, name="resample")(x)
-        return conv.upsample_conv2d(x, kernel) + bias
-
-    def _double_frames(self, x: jax.Array) -> jax.Array:
-        past = _past(self)
-        first, rest = (x[:, :1], x[:, 1:]) if past is None else (x[:, :0], x)
-        before = jnp.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype) if past is None else past
-        frames = jnp.concatenate([before, rest], axis=1)
-        _keep(self, frames[:, -2:])
-        kernel, bias = Weights((3, 1, 1), 2 * x.shape[-1], self.precision, name="time_conv")(x)
-        halves = jnp.split(conv.temporal_conv(frames, kernel) + bias, 2, axis=-1)
-        doubled = jnp.stack(halves, axis=2).reshape(x.shape[0], 2 * rest.shape[1], *x.shape[2:])
-        return jnp.concatenate([first, doubled], axis=1)
-
-
-class CausalConv(nn.Module):
-    """A 3x3x3 convolution over the past two frames and this one."""
-
-    features: int
-    precision: Precision
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = weights(self, (3, 3, 3), x.shape[-1], self.features, self.precision)
-        past = _past(self)
-        if x.shape[1] >= 2:
-            _keep(self, x[:, -2:])
-        else:
-            _keep(self, jnp.concatenate([jnp.zeros_like(x) if past is None else past[:, 1:], x], axis=1))
-        return conv.causal_conv3d(x, kernel, past) + bias
-
-
-class PixelAttention(nn.Module):
-    """Single-head attention of every frame's pixels to each other, added to the input."""
-
-    precision: Precision
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        y = RMSNorm(self.precision, name="norm")(x)
-        qkv = _dense(3 * width, self.precision, name="to_qkv")(y)
-        qkv = qkv.reshape(-1, x.shape[2] * x.shape[3], 3 * width)
-        y = attend(*jnp.split(qkv, 3, axis=-1)).reshape(x.shape)
-        return x + _dense(width, self.precision, name="proj")(y)
-
-
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, most_scores: int = _ATTENTION_SCORES) -> jax.Array:
-    """Attention within each frame, q k v (frames, pixels, d); holds about `most_scores` scores at most."""
-
-    def rows(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-
-    def frame(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q, k, v = qkv
-        if pixels**2 <= most_scores:
-            return rows(q, k, v)
-        return jax.lax.map(lambda row: rows(row[None], k, v)[0], q, batch_size=max(1, most_scores // pixels))
-
-    frames, pixels = q.shape[:2]
-    at_once = min(frames, max(1, most_scores // pixels**2))
-    return jax.lax.map(frame, (q, k, v), batch_size=at_once)
-
-
-class RMSNorm(nn.Module):
-    """x / |x| * sqrt(C) * gamma over channels, in float32; |x| is at least 1e-12."""
-
-    precision: Precision
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        gamma = self.param("gamma", nn.initializers.ones, (width,), self.precision.param)
-        wide = x.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(wide * wide, axis=-1, keepdims=True), 1e-24))
-        return (wide * scale * (width**0.5 * gamma.astype(jnp.float32))).astype(self.precision.compute)
-
-
-class Weights(nn.Module):
-    """A convolution's kernel (*window, in, features) and bias, in the compute dtype."""
-
-    window: tuple[int, ...]
-    features: int
-    precision: Precision
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return weights(self, self.window, x.shape[-1], self.features, self.precision)
-
-
-def weights(
-    module: nn.Module, window: tuple[int, ...], inputs: int, features: int, precision: Precision
-) -> tuple[jax.Array, jax.Array]:
-    """The kernel (*window, inputs, features) and bias of a module, in the compute dtype."""
-    kernel = module.param("kernel", nn.initializers.lecun_normal(), (*window, inputs, features), precision.param)
-    bias = module.param("bias", nn.initializers.zeros, (features,), precision.param)
-    return kernel.astype(precision.compute), bias.astype(precision.compute)
-
-
-def _dense(features: int, precision: Precision, name: str | None = None) -> Dense:
-    return Dense(features, dtype=precision.compute, param_dtype=precision.param, name=name)
-
-
-def _past(module: nn.Module) -> jax.Array | None:
-    """What the chunk before left for this module; None at the start of a video."""
-    return module.get_variable(STREAM, "past") if module.has_variable(STREAM, "past") else None
-
-
-def _keep(module: nn.Module, frames: jax.Array) -> None:
-    """Leaves frames for the next chunk, when the caller asked for the collection."""
-    if module.is_mutable_collection(STREAM) and not module.is_initializing():
-        module.put_variable(STREAM, "past", frames)
+        x = Residual(x.shape[-1], self.precision, self.near, name="resnets_0")(x)
+        x = PixelAttention(self.precision, self.near, name="attention")(x)
+        return Residual(x.shape[-1], self.precision, self.near, name="resnets_1")(x)

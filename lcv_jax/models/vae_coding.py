@@ -13,12 +13,14 @@ narrow model of random weights on 192 x 192 pixels, of decoded pixels and of enc
 overlap by 64: 1.0 % and 1.4 %; 96 by 48: 2.3 % and 2.8 %; 64 by 32: 5.4 % and 6.6 %. The state of a stream,
 two frames before every convolution, is kept for all tiles. With several tiles each half compiles its own
 shapes.
+
+Over several devices the picture is cut exactly: give the coder a `Cut`, which parallel/video_cut.py has.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -69,9 +71,47 @@ class Stage(NamedTuple):
     size: tuple[int, int] | None
 
 
+class Cut(Protocol):
+    """Runs a method of the model on a picture. A static argument of jitted functions: hashable, equal by value."""
+
+    def ready(self, params: Params) -> Params:
+        """Parameters as a stream wants them in every step."""
+        ...
+
+    def whole(self, model: WanVAE, method: str, params: Params, x: Array) -> Any:
+        """The method's output for all frames of a video."""
+        ...
+
+    def step(self, model: WanVAE, method: str, params: Params, state: Any, x: Array) -> tuple[Any, Any]:
+        """The output for a chunk, and the stream's new state; state None is the start of a video."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncut:
+    """All of the picture by one call of the model."""
+
+    def ready(self, params: Params) -> Params:
+        return params
+
+    def whole(self, model: WanVAE, method: str, params: Params, x: Array) -> Any:
+        return model.apply({"params": params}, x, method=method)
+
+    def step(self, model: WanVAE, method: str, params: Params, state: Any, x: Array) -> tuple[Any, Any]:
+        variables = {"params": params} if state is None else {"params": params, STREAM: state}
+        y, kept = model.apply(variables, x, method=method, mutable=[STREAM])
+        return y, kept[STREAM]
+
+
+uncut = Uncut()
+
+
 @dataclasses.dataclass(frozen=True)
 class VAECoder:
-    """How to run the autoencoder. chunk: latent frames per step of a stream. tiling: None is one tile.
+    """How to run the autoencoder.
+
+    chunk: latent frames per step of a stream. tiling: None is one tile. cut: how a picture is cut over devices, which
+    changes no number and goes without tiling.
 
     `params` is the model's parameter tree. Latents here are raw: see `normalize` in models/vae.py.
     """
@@ -80,8 +120,13 @@ class VAECoder:
     precision: Precision
     tiling: Tiling | None = None
     chunk: int = 1
+    cut: Cut = uncut
 
     def __post_init__(self) -> None:
+        if self.tiling and self.cut != uncut:
+            raise InputError(
+                f"{self.tiling} and a picture cut over devices: expected one of them; leave out the tiling"
+            )
         if self.chunk < 1:
             raise InputError(f"a stream in steps of {self.chunk} latent frames: expected at least 1")
         factor = self.config.spatial_factor
@@ -146,13 +191,13 @@ def _regroup(chunks: Iterable[Array], first: int, steady: int) -> Iterator[Array
 def _stream(coder: VAECoder, method: Method, params: Params, pieces: Iterable[Array]) -> Iterator[Any]:
     """Runs pieces through all stages, keeping one state per stage and tile."""
     states: dict[tuple[Stage, int], Any] = {}
-    model = coder.model
+    model, params = coder.model, coder.cut.ready(params)
     for piece in pieces:
         check_shape(coder.config, method, piece.shape)
-        x: Any = jnp.asarray(piece)
+        x: Any = piece
         for stage in _stages(coder, method, piece.shape):
             if stage.size is None:
-                x, states[stage, 0] = _step(model, stage, params, states.get((stage, 0)), x)
+                x, states[stage, 0] = _step(coder.cut, model, stage.method, params, states.get((stage, 0)), x)
                 continue
             canvas = _canvas(coder, stage, x.shape, start=(stage, 0) not in states)
             for i, tile in enumerate(_tiles(coder, stage, x.shape)):
@@ -166,20 +211,13 @@ def _whole(coder: VAECoder, method: Method, params: Params, x: Any) -> Any:
     check_shape(coder.config, method, x.shape)
     for stage in _stages(coder, method, x.shape):
         if stage.size is None:
-            x, _ = _apply(coder.model, stage, params, None, x)
+            x = coder.cut.whole(coder.model, stage.method, params, x)
             continue
         canvas = _canvas(coder, stage, x.shape, start=True)
         for tile in _tiles(coder, stage, x.shape):
             canvas, _ = _paste(coder.model, stage, params, None, canvas, x, tile)
         x = canvas
     return x
-
-
-def _apply(model: WanVAE, stage: Stage, params: Params, state: Any, x: jax.Array) -> tuple[Any, Any]:
-    """The stage's output and new state; state None is the start of a video."""
-    variables = {"params": params} if state is None else {"params": params, STREAM: state}
-    y, kept = model.apply(variables, x, method=stage.method, mutable=[STREAM])
-    return y, kept[STREAM]
 
 
 def _paste(
@@ -189,14 +227,18 @@ def _paste(
     height, width = (extent * stage.inputs for extent in stage.size)
     corner = (0, 0, tile.y * stage.inputs, tile.x * stage.inputs, 0)
     window = jax.lax.dynamic_slice(x, corner, (*x.shape[:2], height, width, x.shape[4]))
-    y, state = _apply(model, stage, params, state, window)
+    y, state = uncut.step(model, stage.method, params, state, window)
     y = y.astype(jnp.float32) * (tile.rows[:, None] * tile.columns)[..., None]
     at = (0, 0, tile.y * stage.outputs, tile.x * stage.outputs, 0)
     y += jax.lax.dynamic_slice(canvas, at, y.shape)
     return jax.lax.dynamic_update_slice(canvas, y, at), state
 
 
-_step = jax.jit(_apply, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def _step(cut: Cut, model: WanVAE, method: str, params: Params, state: Any, x: Any) -> tuple[Any, Any]:
+    return cut.step(model, method, params, state, x)
+
+
 _paste_step = jax.jit(_paste, static_argnums=(0, 1), donate_argnums=(3, 4))
 
 

@@ -15,7 +15,7 @@ from lcv_jax.checkpoint.load import flatten, load_params
 from lcv_jax.checkpoint.source import SafetensorsSource
 from lcv_jax.checkpoint.table import VAE
 from lcv_jax.errors import InputError
-from lcv_jax.models import vae
+from lcv_jax.models import vae_layers
 from lcv_jax.models.precision import BFLOAT16, FLOAT32
 from lcv_jax.models.vae import Posterior, WanVAE, denormalize, normalize
 from lcv_jax.models.vae_config import VAEConfig
@@ -191,7 +191,7 @@ def test_log_variance_is_clamped(tiny_params):
 
 
 def test_norm_by_hand_and_of_zeros():
-    norm = vae.RMSNorm(FLOAT32)
+    norm = vae_layers.RMSNorm(FLOAT32)
     gamma = {"params": {"gamma": jnp.asarray([1.0, 2.0])}}
     y = norm.apply(gamma, jnp.asarray([[3.0, 4.0], [0.0, 0.0]]))
     np.testing.assert_allclose(y, np.sqrt(2) * np.asarray([[0.6, 1.6], [0, 0]]), rtol=1e-6)
@@ -200,7 +200,7 @@ def test_norm_by_hand_and_of_zeros():
 @pytest.mark.parametrize("most_scores", [10_000, 2 * 12 * 12, 30, 1])
 def test_attention_in_pieces_equals_attention_at_once(most_scores):
     q, k, v = (jnp.asarray(normal(i, 5, 12, 4)) for i in range(3))
-    y = vae.attend(q, k, v, most_scores)
+    y = vae_layers.attend(q, k, v, most_scores)
     weights = jax.nn.softmax(q @ k.swapaxes(1, 2) / 2, axis=-1)
     np.testing.assert_allclose(y, weights @ v, atol=1e-5)
 
