@@ -109,9 +109,10 @@ class ContextAttention:
         """What each device computes of its share. A single frame is attended to densely under every attention."""
         if method == "ulysses":
             return partial(ulysses_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k)
-        if isinstance(self.inner, DenseAttention) or grid_q[0] == 1:
-            return partial(dense_ring_attention, axes=self.tokens, grid_k=grid_k)
-        return partial(sparse_ring_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k)
+        if isinstance(self.inner, BlockSparseAttention) and grid_q[0] > 1:
+            return partial(sparse_ring_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k)
+        dense = self.inner if isinstance(self.inner, DenseAttention) else dense_attention
+        return partial(dense_ring_attention, axes=self.tokens, inner=dense, grid_k=grid_k)
 
     def _devices(self, axes: tuple[str, ...]) -> int:
         return math.prod(self.mesh.shape[axis] for axis in axes)
@@ -151,6 +152,12 @@ def _choose(kind: str | None, heads: int, parts: int) -> str:
         )
     if kind is not None:
         return kind
-    method = "ring" if heads % parts else "ulysses"
-    logger.info("context parallelism: %s, %d parts of the tokens, %d heads", method, parts, heads)
-    return method
+    fits = heads % parts == 0
+    logger.info(
+        "context parallelism: %s; a device's %d heads %s by the %d parts of the tokens",
+        "ulysses" if fits else "ring",
+        heads,
+        "divide" if fits else "do not divide",
+        parts,
+    )
+    return "ulysses" if fits else "ring"

@@ -1,6 +1,7 @@
 """Attention cut over eight virtual devices equals one device; and what is refused."""
 
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -12,17 +13,17 @@ import pytest
 
 import context_battery
 from lcv_jax.errors import InputError
-from lcv_jax.ops.attention import DenseAttention
+from lcv_jax.ops.attention import DenseAttention, dense_attention
+from lcv_jax.ops.sparse_attention import BlockSparseAttention
 from lcv_jax.parallel.context import ContextAttention
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def faults():
+def on_eight_devices(*arguments: str) -> dict[str, str]:
     """{check: fault or ""} of the battery, from a process with eight devices."""
     done = subprocess.run(
-        [sys.executable, "tests/context_battery.py"],
+        [sys.executable, "tests/context_battery.py", *arguments],
         env={
             **os.environ,
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
@@ -37,9 +38,25 @@ def faults():
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("check", context_battery.CHECKS)
-def test_on_eight_devices(check, faults):
-    assert faults[check] == "", faults[check]
+@pytest.fixture(scope="module")
+def quick_faults():
+    return on_eight_devices()
+
+
+@pytest.fixture(scope="module")
+def slow_faults():
+    return on_eight_devices("slow")
+
+
+@pytest.mark.parametrize("check", context_battery.QUICK)
+def test_on_eight_devices(check, quick_faults):
+    assert quick_faults[check] == "", quick_faults[check]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", context_battery.SLOW)
+def test_more_on_eight_devices(check, slow_faults):
+    assert slow_faults[check] == "", slow_faults[check]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +80,8 @@ def call(attention, heads=8, tokens=16, frames=2, **settings):
 
 def test_the_method_follows_the_heads(mesh):
     attention = ContextAttention(mesh)
-    assert (attention.method(8), attention.method(16)) == ("ulysses", "ulysses")
+    assert [attention.method(heads) for heads in (8, 16, 4, 12)] == ["ulysses", "ulysses", "ring", "ring"]
+    assert ContextAttention(mesh, kind="ring").method(8) == "ring"
     with pytest.raises(InputError, match="gives each of the 4 parts of the tokens its heads, and 3 do not divide"):
         ContextAttention(mesh, kind="ulysses").method(6)
 
@@ -71,7 +89,7 @@ def test_the_method_follows_the_heads(mesh):
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"kind": "spiral"}, "'spiral' is not known: expected one of ulysses"),
+        ({"kind": "spiral"}, "'spiral' is not known: expected one of ulysses, ring"),
         ({"tokens": ("contxt",)}, "no axis 'contxt': expected one of data, fsdp, context, tensor"),
         ({"tokens": ("data", "context")}, "'data' is to cut more than one of batch"),
     ],
@@ -94,3 +112,27 @@ def test_a_meaningless_value_is_refused(mesh, settings, fault):
 def test_what_does_not_fit_is_refused(mesh, shape, fault):
     with pytest.raises(InputError, match=fault):
         call(ContextAttention(mesh), **shape)
+
+
+def test_the_choice_is_logged_once(mesh, caplog):
+    with caplog.at_level(logging.INFO, "lcv_jax.parallel.context"):
+        for _ in range(2):
+            ContextAttention(mesh, dense_attention).method(2 * 44)
+            ContextAttention(mesh, dense_attention).method(2 * 45)
+    assert caplog.messages == [
+        "context parallelism: ulysses; a device's 44 heads divide by the 4 parts of the tokens",
+        "context parallelism: ring; a device's 45 heads do not divide by the 4 parts of the tokens",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("inner", "fault"),
+    [
+        (DenseAttention("cudnn"), "attention 'cudnn' has no ring, .* expected one of xla, xla_chunked"),
+        (BlockSparseAttention((2, 2, 2), (1, 4, 4), 0.5), r"blocks \(2, 2, 2\) and key blocks \(1, 4, 4\) differ"),
+        (BlockSparseAttention((2, 2, 2), (2, 2, 2), 1.5), "block sparse attention: sparsity=1.5"),
+    ],
+)
+def test_a_ring_of_what_has_none_is_refused(mesh, inner, fault):
+    with pytest.raises(InputError, match=fault):
+        call(ContextAttention(mesh, inner, "ring"), tokens=32)
