@@ -1,269 +1,181 @@
 """Block sparse attention on a Hopper GPU: the battery on the device, then the kernels against dense cuDNN and XLA.
 
-    python -m benchmarks.bsa_gpu                 # all of it: 37,632 and 168,960 tokens, 32 heads of 128
-    python -m benchmarks.bsa_gpu --tune          # besides, every cut of the three kernels at the first size
-    python -m benchmarks.bsa_gpu --grids 4,8,8 --heads 2 --rounds 1 --no-battery    # a look at it on any machine
+    python -m benchmarks.bsa_gpu --list                      # the pieces
+    python -m benchmarks.bsa_gpu                             # all that is not finished yet
+    python -m benchmarks.bsa_gpu --only battery rate 37632/random --limit 240
+    python -m benchmarks.bsa_gpu --only tune                 # every cut of the three kernels, at the first size
+    python -m benchmarks.bsa_gpu --only memcheck racecheck   # compute-sanitizer over outputs and gradients
+    python -m benchmarks.bsa_gpu --grids 4,8,8 --heads 2 --rounds 1 --only rate 256/random   # a look on any machine
 
-The result is benchmarks/results/bsa_gpu.{json,md}. Ratios are seconds over those of dense attention at the same size,
-in one process, round by round; the minimum is the share of pairs that is computed. TFLOP/s count the products of the
-chosen blocks: 4 N K d per head forward; 10 backward, five products, although the kernels compute two of them twice.
-Backward is the time of a forward and backward pass less that of the forward pass. Where the kernels do not run, the
-XLA form alone is measured.
+Every piece runs in a process of its own with a limit in seconds, and its records are written one by one to
+bsa_gpu.jsonl: what a kernel that fails or hangs leaves unmeasured is only its own, and a run that ends early goes on
+where it ended. After every piece the table is written from all there is: bsa_gpu.{json,md}. The process that starts the
+others never touches the device, so that its memory is theirs.
+
+Ratios are over dense attention at the same size; the minimum is the share of pairs that is computed. TFLOP/s count the
+products of the chosen blocks: 4 N K d per head forward, 10 backward (five products, although the kernels compute two of
+them twice). Times are medians of rounds of queued calls that are waited for. Where the kernels do not run, the XLA form
+alone is measured.
 """
 
 import argparse
 import dataclasses
-import functools
-import itertools
+import json
+import os
 import pathlib
-import statistics
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 
-import jax
-import jax.numpy as jnp
+from benchmarks.bsa_gpu_measure import BLOCK, INPUTS, Record, Settings, attentions, rate, tuning
+from benchmarks.bsa_gpu_report import result
+from benchmarks.common import RESULTS, write
 
-from benchmarks.common import RESULTS, Result, Row, alternate, ratio, write
-from lcv_kernels.pallas import attend_blocks, select_blocks, to_blocks
-from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu, mosaic_gpu_schedule
-from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu_config import SHARED_MEMORY, shared_bytes
-from lcv_kernels.pallas.block_sparse_attention.registry import Call, target_device
-
-BLOCK = (4, 4, 4)
-TOKENS = 64
+ROOT = pathlib.Path(__file__).parents[1]
+HERE = (sys.executable, "-m", "benchmarks.bsa_gpu")
 GRIDS = ((24, 28, 56), (48, 44, 80))
 SPARSITIES = (0.9375, 0.875)
-# What the issue asks of 93.75 % and 168,960 tokens, the selection included: speed-ups over dense attention.
-GOALS = {"forward": 1 / 12, "backward": 1 / 8}
+_BATTERY = (sys.executable, "-m", "pytest", "-q", "tests/kernels/test_bsa_mosaic.py", "-m", "", "-k")
+_SANITIZER = ("compute-sanitizer", "--error-exitcode", "9", "--tool")
+_SANITIZED = "OnDevice and oracle and bfloat16"
+_GPU = {"JAX_PLATFORMS": "cuda"}
+# Without an allocator of JAX's own the sanitizer sees where every array ends.
+_PLAIN_MEMORY = _GPU | {"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"}
+COMMANDS = {
+    "battery": ((*_BATTERY, "OnDevice"), _GPU),
+    "memcheck": ((*_SANITIZER, "memcheck", *_BATTERY, _SANITIZED), _PLAIN_MEMORY),
+    "racecheck": ((*_SANITIZER, "racecheck", *_BATTERY, _SANITIZED), _PLAIN_MEMORY),
+}
 
 
-def random_inputs(key, grid, heads, head_dim, dtype):
-    """q, k, v (1, N, heads, d) in block order, independent normal numbers: neighbours choose different blocks."""
-    shape = (1, grid[0] * grid[1] * grid[2], heads, head_dim)
-    return tuple(jax.random.normal(k, shape, dtype) for k in jax.random.split(key, 3))
+def sizes(settings: Settings) -> dict[str, tuple]:
+    """Pieces that measure attention: their names, and grid and inputs."""
+    return {f"{g[0] * g[1] * g[2]}/{inputs}": (g, inputs) for g in settings.grids for inputs in INPUTS}
 
 
-def correlated_inputs(key, grid, heads, head_dim, dtype):
-    """The same with a smooth field under q and k, four blocks wide, as attention to a neighbourhood has it."""
-    keys = jax.random.split(key, 4)
-    coarse = tuple(max(2, side // (4 * block)) for side, block in zip(grid, BLOCK, strict=True))
-    field = jax.random.normal(keys[0], (1, *coarse, heads, head_dim), dtype)
-    field = jax.image.resize(field, (1, *grid, heads, head_dim), "linear").reshape(1, -1, heads, head_dim)
-    q, k, v = (jax.random.normal(key, field.shape, dtype) for key in keys[1:])
-    return tuple(to_blocks(x.astype(dtype), grid, BLOCK) for x in (field + 0.5 * q, field + 0.5 * k, v))
+def pieces(settings: Settings) -> list[str]:
+    """All names, in the order in which they run."""
+    return ["rate", "battery", *sizes(settings), "memcheck", "racecheck", "tune"]
 
 
-INPUTS = {"random": random_inputs, "correlated": correlated_inputs}
+def records_of(piece: str, settings: Settings) -> Iterator[Record]:
+    """What a piece measures in this process."""
+    if piece == "rate":
+        return rate(settings)
+    if piece == "tune":
+        return tuning(settings)
+    return attentions(settings, *sizes(settings)[piece])
 
 
-def attention(implementation, config, q, k, v, indices, counts):
-    return attend_blocks(
-        q, k, v, indices, counts, block_q=TOKENS, block_k=TOKENS, implementation=implementation, config=config
+class Log:
+    """The records of all pieces so far, one JSON object a line; the first line holds the settings."""
+
+    def __init__(self, path: pathlib.Path, settings: Settings):
+        self.path = path
+        head = json.loads(json.dumps(dataclasses.asdict(settings)))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(head) + "\n")
+        elif json.loads(path.read_text().splitlines()[0]) != head:
+            raise SystemExit(f"{path} holds results of other settings: give another --out or --name, or move it away")
+
+    def records(self) -> list[Record]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()[1:]]
+
+    def finished(self) -> set[str]:
+        return {record["piece"] for record in self.records() if record.get("what") == "finished"}
+
+    def add(self, piece: str, record: Record) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"piece": piece} | record) + "\n")
+
+    def forget(self, piece: str) -> None:
+        head, *lines = self.path.read_text().splitlines()
+        kept = [line for line in lines if json.loads(line)["piece"] != piece]
+        self.path.write_text("\n".join([head, *kept]) + "\n")
+
+
+def run(piece: str, arguments: list[str], log: Log, limit: float, cache: str) -> None:
+    """One piece in a process of its own, ended with all that it started after `limit` seconds."""
+    log.forget(piece)
+    command, environment = COMMANDS.get(
+        piece, ((*HERE, *arguments, "--measure", piece), {"JAX_COMPILATION_CACHE_DIR": cache})
     )
+    print(f"{piece}: at most {limit:g} s", flush=True)
+    try:
+        child = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, start_new_session=True)
+        outcome = {0: "passed"}.get(code := child.wait(limit), f"ended with {code}")
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        outcome = f"ended after its limit of {limit:g} s"
+    except FileNotFoundError:
+        outcome = f"{command[0]} is not on the PATH"
+    if piece in COMMANDS or outcome != "passed":
+        log.add(piece, {"what": "command", "outcome": outcome})
+    if outcome == "passed":
+        log.add(piece, {"what": "finished"})
 
 
-def select(sparsity, q, k):
-    return select_blocks(q, k, block_q=TOKENS, block_k=TOKENS, sparsity=sparsity)
-
-
-def dense(q, k, v):
-    implementation = "cudnn" if jax.default_backend() == "gpu" else "xla"
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
-
-
-def both_ways(attend):
-    """(out, gradients) of attend(q, k, v, *rest) with the output as its own gradient."""
-
-    def run(q, k, v, *rest):
-        out, pull = jax.vjp(lambda *x: attend(*x, *rest), q, k, v)
-        return out, pull(out)
-
-    return run
-
-
-def sharing(selection, keys, group=2):
-    """Key blocks that are used per block that is loaded, when `group` neighbours share: 1 is no sharing."""
-    rows, columns, valid = mosaic_gpu_schedule.pairs(*selection)
-    blocks = selection.indices.shape[2], keys // TOKENS
-    offsets = mosaic_gpu_schedule.merge(
-        rows, columns, valid, num_rows=blocks[0], num_columns=blocks[1], group=group
-    ).offsets
-    return float(selection.counts.sum() / jnp.maximum(offsets[..., -1].sum(), 1))
-
-
-def matmul_rate(rounds):
-    """bf16 FLOP/s of this device in one large product of random numbers."""
-    size = 8192 if jax.default_backend() == "gpu" else 256
-    a, b = (jax.random.normal(key, (size, size), jnp.bfloat16) for key in jax.random.split(jax.random.key(1)))
-    product = jax.jit(jnp.matmul)
-    times = alternate({"product": lambda: product(a, b)}, rounds=rounds, warmup=2)["product"]
-    return 2 * size**3 / statistics.median(times)
-
-
-def rows_of(arrays, name, implementation, sparsity, dense_calls, peak, rounds):
-    """Forward and backward rows of one implementation at one sparsity, with the selection given and included."""
-    q, k, v = arrays
-    selection = jax.block_until_ready(jax.jit(functools.partial(select, sparsity))(q, k))
-    given = functools.partial(attention, implementation, None)
-
-    def included(q, k, v):
-        return given(q, k, v, *select(sparsity, q, k))
-
-    calls = {
-        "given": functools.partial(jax.jit(given), q, k, v, *selection),
-        "given, both ways": functools.partial(jax.jit(both_ways(given)), q, k, v, *selection),
-        "included": functools.partial(jax.jit(included), q, k, v),
-        "included, both ways": functools.partial(jax.jit(both_ways(included)), q, k, v),
-    }
-    times = alternate(calls | dense_calls, rounds=rounds, warmup=min(rounds, 2))
-    for forward in ("given", "included", "dense"):
-        pairs = zip(times[f"{forward}, both ways"], times[forward], strict=True)
-        times[f"{forward}, backward"] = [max(both - one, 1e-9) for both, one in pairs]
-    tokens, heads, head_dim = q.shape[1], q.shape[2], q.shape[3]
-    products = float(selection.counts.sum()) * TOKENS * TOKENS * head_dim
-    share = float(selection.counts.mean()) / (k.shape[1] // TOKENS)
-    figures = {"used_per_load": sharing(selection, k.shape[1])}
-    for which, way in itertools.product(("given", "included"), ("forward", "backward")):
-        suffix = "" if way == "forward" else ", backward"
-        took = statistics.median(times[which + suffix])
-        rate = (4 if way == "forward" else 10) * products / took
-        goal = GOALS[way] if (which, sparsity, tokens, heads) == ("included", 0.9375, 168_960, 32) else None
-        yield Row(
-            f"{tokens} tokens, {sparsity:.2%}, {name}, {implementation}, {way}, selection {which}",
-            ratio=ratio(times, which + suffix, "dense" + suffix),
-            minimum=share,
-            goal=goal if implementation == "mosaic_gpu" else None,
-            figures={
-                "ms": 1e3 * took,
-                "dense_ms": 1e3 * statistics.median(times["dense" + suffix]),
-                "TFLOP_per_s": rate / 1e12,
-                "of_matmul_rate": rate / peak,
-                **figures,
-            },
-        )
-
-
-def check_agreement(arrays, sparsity):
-    """Raises unless the kernels and the XLA form agree, outputs and gradients, to what bfloat16 allows."""
-    q, k, v = arrays
-    selection = jax.jit(functools.partial(select, sparsity))(q, k)
-    ours, theirs = (
-        jax.tree.leaves(jax.jit(both_ways(functools.partial(attention, name, None)))(q, k, v, *selection))
-        for name in ("mosaic_gpu", "xla")
-    )
-    for name, one, other in zip(("out", "dq", "dk", "dv"), ours, theirs, strict=True):
-        one, other = one.astype(jnp.float32), other.astype(jnp.float32)
-        error = float(jnp.linalg.norm((one - other).ravel()) / jnp.linalg.norm(other.ravel()))
-        if not error < 1e-2:
-            raise ValueError(f"{name} of {q.shape[1]} tokens: the kernels and the XLA form differ by {error:.3g}")
-
-
-def tilings(head_dim, resident):
-    """Every cut of a kernel for blocks of 64 tokens that fits into shared memory."""
-    for consumers, stages in itertools.product((1, 2, 3), range(2, 7)):
-        tiling = mosaic_gpu.Tiling(consumers, 64, stages)
-        if shared_bytes(tiling, head_dim, resident) <= SHARED_MEMORY:
-            yield tiling
-
-
-def tuning_rows(arrays, sparsity, rounds):
-    """Each kernel in each of its cuts, the other two as the rule cuts them; ratios are over the rule's cut."""
-    q, k, v = arrays
-    selection = jax.jit(functools.partial(select, sparsity))(q, k)
-    rule = mosaic_gpu.choose(q.shape[-1], TOKENS, TOKENS)
-    for kernel, resident in (("forward", 1), ("dq", 2), ("dkv", 2)):
-        wrap = (lambda f: f) if kernel == "forward" else both_ways
-        calls = {}
-        for tiling in {getattr(rule, kernel): None} | dict.fromkeys(tilings(q.shape[-1], resident)):
-            config = dataclasses.replace(rule, **{kernel: tiling})
-            run = jax.jit(wrap(functools.partial(attention, "mosaic_gpu", config)))
-            calls[str(tiling)] = functools.partial(run, q, k, v, *selection)
-        times = alternate(calls, rounds=rounds, warmup=2)
-        first = next(iter(calls))
-        for name in calls:
-            ms = 1e3 * statistics.median(times[name])
-            yield Row(f"tuning {kernel}: {name}", ratio=ratio(times, name, first), figures={"ms": ms})
-
-
-def kernels_run(head_dim, tokens, dtype):
-    platform, kind = target_device()
-    call = Call(platform, kind, dtype, head_dim, TOKENS, TOKENS, tokens, 1)
-    return mosaic_gpu.refuses(call, None)
-
-
-def battery():
-    """The tests that need the device, in a process of their own; raises if one fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "tests/kernels/test_bsa_mosaic.py", "-m", "", "-k", "OnDevice"]
-    subprocess.run(command, check=True, cwd=pathlib.Path(__file__).parents[1])
-
-
-def driver():
-    """The NVIDIA driver's version, where there is one."""
+def driver() -> str:
+    """The card and the NVIDIA driver's version, where there is one."""
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         return subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "no NVIDIA driver"
+        return "No NVIDIA driver"
 
 
-def measure(args):
-    """All rows, and the device's matmul rate."""
-    peak = matmul_rate(args.rounds)
-    dtype = "bfloat16"
-    rows = []
-    for grid, (name, make) in itertools.product(args.grids, INPUTS.items()):
-        arrays = jax.block_until_ready(
-            jax.jit(make, static_argnums=(1, 2, 3, 4))(jax.random.key(0), grid, args.heads, args.head_dim, dtype)
-        )
-        dense_calls = {
-            "dense": functools.partial(jax.jit(dense), *arrays),
-            "dense, both ways": functools.partial(jax.jit(both_ways(dense)), *arrays),
-        }
-        reason = kernels_run(args.head_dim, arrays[0].shape[1], dtype)
-        if reason is not None:
-            print(f"the kernels are not measured: {reason}")
-        else:
-            check_agreement(arrays, args.sparsities[0])
-        for sparsity in args.sparsities:
-            for implementation in ("mosaic_gpu", "xla") if reason is None else ("xla",):
-                rounds = args.rounds if implementation == "mosaic_gpu" else 1
-                rows += rows_of(arrays, name, implementation, sparsity, dense_calls, peak, rounds)
-        if args.tune and reason is None and grid == args.grids[0]:
-            rows += tuning_rows(arrays, args.sparsities[0], args.rounds)
-    return rows, peak
-
-
-def sides(text):
+def sides(text: str) -> tuple[int, int, int]:
     grid = tuple(int(side) for side in text.split(","))
     if len(grid) != 3 or any(side % block for side, block in zip(grid, BLOCK, strict=True)):
         raise argparse.ArgumentTypeError(f"{text}: expected T,H,W that {BLOCK} divide")
     return grid
 
 
-def main(arguments=None, folder=RESULTS):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grids", type=sides, nargs="+", default=GRIDS, help="T,H,W in tokens")
-    parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
-    parser.add_argument("--heads", type=int, default=32)
-    parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--name", default="bsa_gpu", help="of the result's files, for runs of a part")
-    parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--battery", action=argparse.BooleanOptionalAction, default=True)
-    args = parser.parse_args(arguments)
-    if args.battery:
-        battery()  # before this process takes the device's memory
-    rows, peak = measure(args)
-    notes = f"{driver()}. A bf16 product of random numbers ran at {peak / 1e12:.1f} TFLOP/s. XLA's form: one round."
-    result = Result(
-        args.name,
-        "Block sparse attention against dense attention",
-        over="ours / dense, seconds (tuning: over the rule's cut)",
-        minimum="the share of pairs of blocks that is computed",
-        rows=rows,
-        notes=notes,
-    )
-    write(result, folder)
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--grids", type=sides, nargs="+", default=GRIDS, help="T,H,W in tokens")
+    found.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
+    found.add_argument("--heads", type=int, default=32)
+    found.add_argument("--head-dim", type=int, default=128)
+    found.add_argument("--rounds", type=int, default=5)
+    found.add_argument("--only", nargs="+", metavar="PIECE", help="these, again if need be")
+    found.add_argument("--limit", type=float, default=300, help="seconds of a piece")
+    found.add_argument("--out", type=pathlib.Path, default=RESULTS, help="folder of the results")
+    found.add_argument("--name", default="bsa_gpu", help="of the result's files")
+    found.add_argument("--list", action="store_true", help="the pieces' names, and what is finished")
+    found.add_argument("--report", action="store_true", help="write the table from what there is")
+    found.add_argument("--measure", metavar="PIECE", help="in this process, as the command does for every piece")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = parser().parse_args(arguments)
+    args.out = args.out.resolve()
+    settings = Settings(tuple(args.grids), tuple(args.sparsities), args.heads, args.head_dim, args.rounds)
+    known = pieces(settings)
+    for piece in [*(args.only or ()), *([args.measure] if args.measure else ())]:
+        if piece not in known:
+            raise SystemExit(f"{piece}: no such piece, expected one of {' '.join(known)}")
+    log = Log((args.out / args.name).with_suffix(".jsonl"), settings)
+    if args.measure:
+        for record in records_of(args.measure, settings):
+            log.add(args.measure, record)
+        return
+    finished = log.finished()
+    if args.report:
+        write(result(args.name, log.records(), driver()), args.out)
+    elif args.list:
+        print("\n".join(f"{piece}{'  (finished)' if piece in finished else ''}" for piece in known))
+    else:
+        with tempfile.TemporaryDirectory() as cache:
+            for piece in args.only or [piece for piece in known if piece not in finished]:
+                run(piece, arguments, log, args.limit, cache)
+                subprocess.run([*HERE, *arguments, "--report"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ CHECKPOINT = GOLDENS / "checkpoint"
 
 
 def pytest_configure():
-    # Most of the suite's time is XLA compiling small programs, and less of it changes no result beyond rounding.
-    jax.config.update("jax_disable_most_optimizations", True)
+    # Most of the suite's time is XLA compiling small programs, and less of it changes no result beyond rounding. What
+    # is compiled for a device is tested as it is used.
+    if os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
+        jax.config.update("jax_disable_most_optimizations", True)
     # The warpgroups of an interpreted GPU kernel wait for one another inside callbacks. With a thread per core, XLA's
     # default, two cores are not enough: all threads may be waiting for a warpgroup that gets none.
     os.environ.setdefault("PJRT_NPROC", "16")

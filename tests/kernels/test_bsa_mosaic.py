@@ -5,7 +5,6 @@ sets, and lowering for CUDA at the real shapes.
 import dataclasses
 import functools
 import itertools
-import json
 from types import MappingProxyType
 
 import jax
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from benchmarks import bsa_gpu
+from benchmarks import bsa_gpu_measure
 from bsa_battery import HOPPER_CASES, TOLERANCES, Battery, Case, Transformations
 from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu, mosaic_gpu_schedule, mosaic_gpu_stream
 from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu import Config, Tiling
@@ -153,21 +152,6 @@ def sets(entries, offsets, group):
     return found, loads
 
 
-def test_the_benchmark_runs_without_a_gpu(tmp_path, capsys):
-    arguments = "--grids 4,4,8 --heads 1 --head-dim 64 --sparsities 0.5 --rounds 1"
-    bsa_gpu.main([*arguments.split(" "), "--no-battery"], tmp_path)
-    rows = json.loads((tmp_path / "bsa_gpu.json").read_text())["rows"]
-    assert [row["minimum"] for row in rows] == [0.5] * 8
-    assert {row["figures"]["used_per_load"] for row in rows} <= {1.0, 2.0}
-    assert "the kernels are not measured: it needs a Hopper GPU" in capsys.readouterr().out
-
-
-def test_the_benchmark_refuses_a_grid_that_blocks_do_not_divide(capsys):
-    with pytest.raises(SystemExit):
-        bsa_gpu.main(["--grids", "4,6,8"])
-    assert "4,6,8: expected T,H,W that (4, 4, 4) divide" in capsys.readouterr().err
-
-
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), group=st.integers(1, 3))
 def test_schedule_holds_every_pair_and_loads_a_shared_column_once(data, group):
@@ -255,7 +239,7 @@ def test_lowers_for_cuda_with_every_kind_of_block(h100, block_q, block_k, head_d
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(("kernel", "resident"), [("forward", 1), ("dq", 2), ("dkv", 2)])
 def test_every_cut_that_the_benchmark_tries_lowers(h100, kernel, resident, head_dim):
-    cuts = list(bsa_gpu.tilings(head_dim, resident))
+    cuts = list(bsa_gpu_measure.tilings(head_dim, resident))
     assert len(cuts) > 5
     for cut in cuts:
         config = dataclasses.replace(mosaic_gpu.choose(head_dim, 64, 64), **{kernel: cut})
