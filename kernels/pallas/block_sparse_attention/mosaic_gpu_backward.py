@@ -58,22 +58,18 @@ def dq(
         b, h, tile = where
         walk = stream.Walk.of(entries, offsets, where, block=block_k, rows=block_q, tiling=tiling)
         keys, values = (
-            stream.Channel(lambda token, ref=ref: ref.at[b, pl.ds(token, tiling.tile), h], ring, *pair)
+            stream.Channel.of_tokens(ref, where, tiling, ring, pair)
             for ref, ring, pair in zip((k_ref, v_ref), rings, bars, strict=True)
         )
 
-        @pl.when(warpgroup < tiling.consumers)
-        def _():
-            stream.limit_registers(tiling, producer=False)
+        def consumer():
             start, exists = stream.rows_of(tile, warpgroup, tiling, tokens)
             rows = (b, pl.ds(start, ROWS), h)
             queries, gradients = (x.at[warpgroup] for x in held)
             numbers = per_row.at[warpgroup]
-            plgpu.copy_gmem_to_smem(q_ref.at[rows], queries, loaded[0].at[warpgroup])
-            plgpu.copy_gmem_to_smem(dout_ref.at[rows], gradients, loaded[1].at[warpgroup])
-            plgpu.copy_gmem_to_smem(stats_ref.at[b, h, :, pl.ds(start, ROWS)], numbers, loaded[2].at[warpgroup])
-            for i in range(3):
-                plgpu.barrier_wait(loaded[i].at[warpgroup])
+            sources = (q_ref.at[rows], dout_ref.at[rows], stats_ref.at[b, h, :, pl.ds(start, ROWS)])
+            barriers = (barrier.at[warpgroup] for barrier in loaded)
+            stream.load(list(zip(sources, (queries, gradients, numbers), barriers, strict=True)))
             lse, delta = (unit.per_row_values(numbers.at[i]) for i in range(2))
 
             def visit(slot, total):
@@ -90,18 +86,9 @@ def dq(
             member = lax.div(warpgroup * ROWS, jnp.int32(block_q))
             total = stream.consume(walk, (keys, values), member, visit, unit.full((ROWS, head_dim), 0))
             queries[...] = (total * scale).astype(q.dtype)
-            plgpu.commit_smem()
+            stream.store(exists, [(queries, dq_ref.at[rows])])
 
-            @pl.when(exists)
-            def _():
-                plgpu.copy_smem_to_gmem(queries, dq_ref.at[rows])
-
-            plgpu.wait_smem_to_gmem(0)
-
-        @pl.when(warpgroup == tiling.consumers)
-        def _():
-            stream.limit_registers(tiling, producer=True)
-            stream.produce(walk, (keys, values))
+        stream.divide(warpgroup, tiling, walk, (keys, values), consumer)
 
     held = stream.tiles(tiling.consumers, ROWS, head_dim, q.dtype)
     ring = stream.tiles(tiling.stages, tiling.tile, head_dim, q.dtype)
@@ -149,22 +136,18 @@ def dkv(
         b, h, tile = where
         walk = stream.Walk.of(entries, offsets, where, block=block_q, rows=block_k, tiling=tiling)
         queries, gradients = (
-            stream.Channel(lambda token, ref=ref: ref.at[b, pl.ds(token, tiling.tile), h], ring, *pair)
+            stream.Channel.of_tokens(ref, where, tiling, ring, pair)
             for ref, ring, pair in zip((q_ref, dout_ref), rings, bars[:2], strict=True)
         )
         per_query = stream.Channel(lambda token: stats_ref.at[b, h, :, pl.ds(token, tiling.tile)], numbers, *bars[2])
         channels = (queries, gradients, per_query)
 
-        @pl.when(warpgroup < tiling.consumers)
-        def _():
-            stream.limit_registers(tiling, producer=False)
+        def consumer():
             start, exists = stream.rows_of(tile, warpgroup, tiling, tokens)
             rows = (b, pl.ds(start, ROWS), h)
             keys, values = (x.at[warpgroup] for x in held)
-            plgpu.copy_gmem_to_smem(k_ref.at[rows], keys, loaded[0].at[warpgroup])
-            plgpu.copy_gmem_to_smem(v_ref.at[rows], values, loaded[1].at[warpgroup])
-            plgpu.barrier_wait(loaded[0].at[warpgroup])
-            plgpu.barrier_wait(loaded[1].at[warpgroup])
+            sources, barriers = (k_ref.at[rows], v_ref.at[rows]), (barrier.at[warpgroup] for barrier in loaded)
+            stream.load(list(zip(sources, (keys, values), barriers, strict=True)))
 
             def visit(slot, totals):
                 total_k, total_v = totals
@@ -190,19 +173,9 @@ def dkv(
             total_k, total_v = stream.consume(walk, channels, member, visit, (zero, zero))
             keys[...] = (total_k * scale).astype(k.dtype)
             values[...] = total_v.astype(v.dtype)
-            plgpu.commit_smem()
+            stream.store(exists, [(keys, dk_ref.at[rows]), (values, dv_ref.at[rows])])
 
-            @pl.when(exists)
-            def _():
-                plgpu.copy_smem_to_gmem(keys, dk_ref.at[rows])
-                plgpu.copy_smem_to_gmem(values, dv_ref.at[rows])
-
-            plgpu.wait_smem_to_gmem(0)
-
-        @pl.when(warpgroup == tiling.consumers)
-        def _():
-            stream.limit_registers(tiling, producer=True)
-            stream.produce(walk, channels)
+        stream.divide(warpgroup, tiling, walk, channels, consumer)
 
     held = stream.tiles(tiling.consumers, ROWS, head_dim, k.dtype)
     ring = stream.tiles(tiling.stages, tiling.tile, head_dim, q.dtype)

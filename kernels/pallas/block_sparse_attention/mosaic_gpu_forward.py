@@ -31,18 +31,15 @@ def forward(
         b, h, tile = where
         walk = stream.Walk.of(entries, offsets, where, block=block_k, rows=block_q, tiling=tiling)
         keys, values = (
-            stream.Channel(lambda token, ref=ref: ref.at[b, pl.ds(token, tiling.tile), h], ring, *pair)
+            stream.Channel.of_tokens(ref, where, tiling, ring, pair)
             for ref, ring, pair in zip((k_ref, v_ref), rings, barriers, strict=True)
         )
 
-        @pl.when(warpgroup < tiling.consumers)
-        def _():
-            stream.limit_registers(tiling, producer=False)
+        def consumer():
             start, exists = stream.rows_of(tile, warpgroup, tiling, tokens)
             rows = (b, pl.ds(start, ROWS), h)
             queries, lse_tile = held.at[warpgroup], lse_held.at[warpgroup]
-            plgpu.copy_gmem_to_smem(q_ref.at[rows], queries, loaded.at[warpgroup])
-            plgpu.barrier_wait(loaded.at[warpgroup])
+            stream.load([(q_ref.at[rows], queries, loaded.at[warpgroup])])
 
             def visit(slot, carry):
                 return _online_softmax(unit, queries, keys, values, slot, carry, scale)
@@ -54,19 +51,9 @@ def forward(
             share = 1 / jnp.where(weight > 0, weight, 1)
             queries[...] = (total * lax.broadcast_in_dim(share, total.shape, [0])).astype(q.dtype)
             lse_tile[...] = (highest + jnp.log2(weight)) * (1 / LOG2E)
-            plgpu.commit_smem()
+            stream.store(exists, [(queries, out_ref.at[rows]), (lse_tile, lse_ref.at[b, h, pl.ds(start, ROWS)])])
 
-            @pl.when(exists)
-            def _():
-                plgpu.copy_smem_to_gmem(queries, out_ref.at[rows])
-                plgpu.copy_smem_to_gmem(lse_tile, lse_ref.at[b, h, pl.ds(start, ROWS)])
-
-            plgpu.wait_smem_to_gmem(0)
-
-        @pl.when(warpgroup == tiling.consumers)
-        def _():
-            stream.limit_registers(tiling, producer=True)
-            stream.produce(walk, (keys, values))
+        stream.divide(warpgroup, tiling, walk, (keys, values), consumer)
 
     ring = stream.tiles(tiling.stages, tiling.tile, head_dim, q.dtype)
     return stream.launch(

@@ -62,6 +62,12 @@ class Channel:
         """Says that this warpgroup has done with the tile."""
         plgpu.barrier_arrive(self.free.at[slot])
 
+    @classmethod
+    def of_tokens(cls, array: Ref, where: Sequence[Array], tiling: Tiling, ring: Ref, barriers: Sequence[Ref]):
+        """One head of an array (B, tokens, heads, d); where: batch element, head, thread block."""
+        batch, head, _ = where
+        return cls(lambda token: array.at[batch, pl.ds(token, tiling.tile), head], ring, *barriers)
+
     @staticmethod
     def barriers(tiling: Tiling) -> tuple[plgpu.Barrier, plgpu.Barrier]:
         """Of one channel: full, free."""
@@ -118,6 +124,42 @@ class Walk:
             return following, body(i, entry, carry)
 
         return lax.fori_loop(jnp.int32(0), self.steps, step, (self.entry(jnp.int32(0)), carry))[1]
+
+
+def divide(
+    warpgroup: Array, tiling: Tiling, walk: Walk, channels: Sequence[Channel], consumer: Callable[[], None]
+) -> None:
+    """What each warpgroup does: the consumers, and behind them the producer."""
+
+    @pl.when(warpgroup < tiling.consumers)
+    def _():
+        limit_registers(tiling, producer=False)
+        consumer()
+
+    @pl.when(warpgroup == tiling.consumers)
+    def _():
+        limit_registers(tiling, producer=True)
+        produce(walk, channels)
+
+
+def load(copies: Sequence[tuple[Ref, Ref, Ref]]) -> None:
+    """A consumer's own tiles: (from, to, barrier) each; returns when all are there."""
+    for source, target, barrier in copies:
+        plgpu.copy_gmem_to_smem(source, target, barrier)
+    for _, _, barrier in copies:
+        plgpu.barrier_wait(barrier)
+
+
+def store(exists: Array, copies: Sequence[tuple[Ref, Ref]]) -> None:
+    """A consumer's results, written to shared memory just before: (from, to) each, unless there is no such tile."""
+    plgpu.commit_smem()
+
+    @pl.when(exists)
+    def _():
+        for source, target in copies:
+            plgpu.copy_smem_to_gmem(source, target)
+
+    plgpu.wait_smem_to_gmem(0)
 
 
 def produce(walk: Walk, channels: Sequence[Channel]) -> None:
