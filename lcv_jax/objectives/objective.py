@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from lcv_jax.models.layers import lora_collection
 from lcv_jax.models.umt5 import TextStates
 
 Array = jax.Array
@@ -23,7 +24,7 @@ Tree = Any
 class Trees:
     """Everything that an objective may read besides its batch; one of the trees is trained, the others are given.
 
-    params: the model's parameters. lora: its "lora" collection (models/layers.py). reference, ema: parameters of other
+    params: the model's parameters. lora: active adapters by name (models/lora.py). reference, ema: parameters of other
     versions of the model. prompts: encoded prompts that are the same for all samples, by name, (1, L, D).
     """
 
@@ -36,7 +37,7 @@ class Trees:
     @property
     def variables(self) -> dict[str, Tree]:
         """What the model is applied with."""
-        return {"params": self.params} | ({} if self.lora is None else {"lora": self.lora})
+        return {"params": self.params} | ({} if self.lora is None else {"lora": lora_collection(self.lora)})
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["total", "count"], meta_fields=[])
