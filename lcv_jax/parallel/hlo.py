@@ -101,7 +101,7 @@ class _Work:
     source: str
 
 
-def _work(computation: Computation, instruction: Instruction) -> _Work | None:
+def _work(computation: Computation, instruction: Instruction) -> tuple[_Work, ...]:
     kind = instruction.opcode
     if kind == "dot":
         flops = _dot(computation, instruction)
@@ -113,8 +113,8 @@ def _work(computation: Computation, instruction: Instruction) -> _Work | None:
     elif "dot" in kind.split("-"):  # ragged-dot, scaled-dot
         raise InputError(f"{instruction.name!r}: products of kind {kind!r} are not counted; write it as a dot")
     else:
-        return None
-    return _Work(kind, flops, computation.name, instruction.source)
+        return ()
+    return (_Work(kind, flops, computation.name, instruction.source),)
 
 
 def _dot(computation: Computation, dot: Instruction) -> int:

@@ -72,7 +72,7 @@ def read_collectives(program: Compiled | str) -> tuple[Collective, ...]:
     module = parse(text)
     devices = math.prod(int(count) for _, count in _DEVICES.findall(text.split("\n", 1)[0]))
     walk = Walk(
-        lambda computation, instruction: _collective(module, computation, instruction, devices),
+        lambda computation, instruction: _collectives(module, computation, instruction, devices),
         lambda collective: collective.sent,
         "its collectives",
     )
@@ -88,25 +88,34 @@ def sent_by_kind(collectives: tuple[Collective, ...]) -> dict[str, float]:
     return {kind: total[kind] for kind in KINDS if total[kind]}
 
 
-def _collective(module: Module, computation: Computation, instruction: Instruction, devices: int) -> Collective | None:
+def _collectives(
+    module: Module, computation: Computation, instruction: Instruction, devices: int
+) -> tuple[Collective, ...]:
+    """What one instruction is: none, one, or for an all-reduce of several arrays one for each of them."""
     kind = instruction.opcode.removesuffix("-start").removeprefix("ragged-")
     if kind not in KINDS:
-        return None
-    operands = [computation.instructions[name] for name in instruction.operands]
-    size = sum(_bytes(operand) for operand in operands)
-    if kind == "all-reduce" and _only_sliced(module, computation, instruction):
-        kind = "reduce-scatter"
+        return ()
     if kind == "collective-permute":
         groups = tuple(pair for pair in hlo_groups.pairs(instruction) if pair[0] != pair[1])
         count = 2 if groups else 1
     else:
         groups = hlo_groups.groups(instruction, devices)
         count = len(groups[0])
-    dtypes = tuple(dict.fromkeys(dtype for operand in operands for dtype in operand.dtypes))
-    return Collective(kind, size, _sent(kind, size, count), groups, 1, dtypes, instruction.source)
+    sliced = _sliced(module, computation, instruction) if kind == "all-reduce" else ()
+    kinds = ["reduce-scatter" if i in sliced else kind for i in range(len(instruction.operands))]
+    found = []
+    for kind in dict.fromkeys(kinds):
+        mine = [name for name, of in zip(instruction.operands, kinds, strict=True) if of == kind]
+        operands = [computation.instructions[name] for name in mine]
+        size = sum(_bytes(operand) for operand in operands)
+        dtypes = tuple(dict.fromkeys(dtype for operand in operands for dtype in operand.dtypes))
+        sent = sent_bytes(kind, size, count)
+        found.append(Collective(kind, size, sent, groups, 1, dtypes, instruction.source))
+    return tuple(found)
 
 
-def _sent(kind: str, operand: float, count: int) -> float:
+def sent_bytes(kind: str, operand: float, count: int) -> float:
+    """Bytes that each of `count` devices sends for one collective of KINDS with `operand` bytes on each."""
     if count == 1:
         return 0.0
     share = {
@@ -118,10 +127,22 @@ def _sent(kind: str, operand: float, count: int) -> float:
     return operand * share.get(kind, 1.0)
 
 
-def _only_sliced(module: Module, computation: Computation, reduce: Instruction) -> bool:
-    """Whether nothing but slices at an offset of the device's own is taken of an all-reduce's result."""
-    users = [i for i in computation.instructions.values() if reduce.name in i.operands]
-    return bool(users) and reduce.name != computation.root and all(_slices(module, user, reduce.name) for user in users)
+def _sliced(module: Module, computation: Computation, reduce: Instruction) -> set[int]:
+    """The operands of an all-reduce of whose sums nothing but slices is taken, at an offset of the device's own."""
+    name = reduce.name
+    if reduce.opcode.endswith("-start"):
+        name = next(i.name for i in computation.instructions.values() if name in i.operands)
+    if len(reduce.operands) == 1:
+        return {0} if _only_sliced(module, computation, name) else set()
+    elements = [i for i in computation.instructions.values() if name in i.operands]
+    if any(element.opcode != "get-tuple-element" for element in elements):
+        return set()
+    return {e.integers("index")[0] for e in elements if _only_sliced(module, computation, e.name)}
+
+
+def _only_sliced(module: Module, computation: Computation, name: str) -> bool:
+    users = [i for i in computation.instructions.values() if name in i.operands]
+    return bool(users) and name != computation.root and all(_slices(module, user, name) for user in users)
 
 
 def _slices(module: Module, user: Instruction, name: str) -> bool:

@@ -4,7 +4,7 @@ A loop counts as often as it runs, a computation that is called twice twice, of 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from lcv_jax.errors import InputError
@@ -26,11 +26,11 @@ class Found(Generic[Item]):
 class Walk(Generic[Item]):
     """A way to look at a program.
 
-    read: an instruction as an item, None when it is of no interest; what it calls is then walked. cost: of one item,
+    read: an instruction as items, none when it is of no interest; what it calls is then walked. cost: of one item,
     which chooses among a conditional's branches. what: is counted, for the errors ("its FLOPs").
     """
 
-    read: Callable[[Computation, Instruction], Item | None]
+    read: Callable[[Computation, Instruction], Sequence[Item]]
     cost: Callable[[Item], int]
     what: str
 
@@ -42,9 +42,9 @@ class Walk(Generic[Item]):
     def _computation(self, module: Module, name: str) -> Iterator[Found[Item]]:
         computation = module.computations[name]
         for instruction in computation.instructions.values():
-            item = self.read(computation, instruction)
-            if item is not None:
-                yield Found(item, 1)
+            items = self.read(computation, instruction)
+            if items:
+                yield from (Found(item, 1) for item in items)
             elif instruction.opcode == "while":
                 yield from self._loop(module, computation, instruction)
             elif instruction.opcode == "conditional":

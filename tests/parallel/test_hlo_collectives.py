@@ -119,6 +119,21 @@ def test_an_all_reduce_that_is_kept_whole_stays_one():
     assert [c.kind for c in read_collectives(text.replace("add(%r, %r)", "add(%x, %x)"))] == ["reduce-scatter"]
 
 
+def test_an_all_reduce_of_several_arrays_is_read_array_by_array():
+    text = entry(
+        X,
+        "%r = (f32[8,4]{1,0}, f32[8,4]{1,0}) all-reduce-start(%x, %x), replica_groups=[1,8]<=[8], to_apply=%add",
+        "%d = (f32[8,4]{1,0}, f32[8,4]{1,0}) all-reduce-done(%r)",
+        "%zero = s32[] constant(0)",
+        "%first = f32[8,4]{1,0} get-tuple-element(%d), index=0",
+        "%second = f32[8,4]{1,0} get-tuple-element(%d), index=1",
+        "%cut = f32[1,4]{1,0} dynamic-slice(%second, %zero, %zero), dynamic_slice_sizes={1,4}",
+        "ROOT %y = f32[8,4]{1,0} add(%first, %first)",
+    )
+    sent = {c.kind: c.sent for c in read_collectives(text)}
+    assert sent == {"all-reduce": 2 * 128 * 7 / 8, "reduce-scatter": 128 * 7 / 8}
+
+
 def test_a_loop_of_unknown_length_around_a_collective_raises():
     text = """HloModule m, num_partitions=2
 
