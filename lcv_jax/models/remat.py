@@ -7,14 +7,18 @@ from typing import Any
 import jax
 
 from lcv_jax.errors import InputError
+from lcv_jax.ops.attention import KEPT
 
 
 class Remat(enum.StrEnum):
     """NONE: everything is kept. DOTS: the outputs of products with weights, so that attention and element-wise work is
-    repeated. FULL: nothing but the block's input, so that its whole forward pass is repeated."""
+    repeated. ATTENTION: the outputs of self-attention, and the log-sum-exps where a kernel has them, so that the one
+    part that is quadratic in the tokens is not repeated; next to the block's input that is as much again. FULL: nothing
+    but the block's input, so that its whole forward pass is repeated."""
 
     NONE = "none"
     DOTS = "dots"
+    ATTENTION = "attention"
     FULL = "full"
 
     @classmethod
@@ -29,4 +33,18 @@ class Remat(enum.StrEnum):
     def policy(self) -> Callable[..., Any]:
         """What `jax.checkpoint` may keep; not for NONE."""
         policies = jax.checkpoint_policies
-        return policies.dots_with_no_batch_dims_saveable if self is Remat.DOTS else policies.nothing_saveable
+        if self is Remat.DOTS:
+            return policies.dots_with_no_batch_dims_saveable
+        return _attention if self is Remat.ATTENTION else policies.nothing_saveable
+
+
+def _attention(primitive: Any, *operands: Any, **params: Any) -> Any:
+    """Keeps what attentions have named, and what cuDNN's, which names nothing, needs for its backward pass: its output
+    and its softmax's statistics. Attention to text has fewer keys than queries; it is cheap, and not kept."""
+    if primitive.name.startswith("dot_product_attention_fwd"):
+        query, key = operands[:2]
+        return key.shape[1] >= query.shape[1]
+    return _named(primitive, *operands, **params)
+
+
+_named = jax.checkpoint_policies.save_only_these_names(KEPT)

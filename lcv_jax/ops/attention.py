@@ -13,6 +13,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lcv_jax.errors import InputError
 
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 Array = jax.Array
 Grid = tuple[int, int, int]
 
+# The name by which rematerialisation knows what an attention among a video's tokens keeps for its backward pass: the
+# output, and the log-sum-exps where there are any. That of `lcv_kernels`, which know nothing of this file, is the same.
+KEPT = "attention"
 # Above this many bytes of float32 logits the heads are taken one by one, and their queries in chunks.
 LOGITS_BUDGET = 1 << 28
 
@@ -110,7 +114,10 @@ class DenseAttention:
             logits_bytes=4 * q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1],
             masked=key_mask is not None,
         )
-        return _IMPLEMENTATIONS[_choose(call, self.implementation)].run(q, k, v, key_mask)
+        chosen = _choose(call, self.implementation)
+        out = _IMPLEMENTATIONS[chosen].run(q, k, v, key_mask)
+        # cuDNN's is known by its primitive (models/remat.py). Attention to fewer keys is cheap, not worth the memory.
+        return checkpoint_name(out, KEPT) if chosen != "cudnn" and k.shape[1] >= q.shape[1] else out
 
 
 dense_attention = DenseAttention()

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from lcv_jax.ops.attention import KEPT
 from lcv_jax.ops.attention_parts import Part, merge, no_keys
 
 Array = jax.Array
@@ -59,8 +61,8 @@ def _forward(attention: PartAttention, axes: Sequence[str], q: Array, k: Array, 
 
     (whole, held), _ = jax.lax.scan(step, (no_keys(q), (k, v)), jnp.arange(size - 1))
     whole = merge(whole, attention.attend(q, *held, extra, (rank + 1) % size))
-    out = whole.out.astype(q.dtype)
-    return out, (q, k, v, extra, out, whole.lse)
+    out, lse = checkpoint_name((whole.out.astype(q.dtype), whole.lse), KEPT)
+    return out, (q, k, v, extra, out, lse)
 
 
 def _backward(attention: PartAttention, axes: Sequence[str], saved, d_out: Array):

@@ -15,13 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu_backward as backward
 from lcv_kernels.pallas.block_sparse_attention import mosaic_gpu_schedule as schedules
 from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu_config import Config, Tiling, choose, supports
 from lcv_kernels.pallas.block_sparse_attention.mosaic_gpu_forward import forward
 from lcv_kernels.pallas.block_sparse_attention.registry import Call
-from lcv_kernels.pallas.block_sparse_attention.xla import vary_alike
+from lcv_kernels.pallas.block_sparse_attention.xla import KEPT, vary_alike
 
 __all__ = ["Config", "Tiling", "attend", "choose", "refuses", "supports"]
 
@@ -109,7 +110,7 @@ def _attend(cut: _Cut, q: Array, k: Array, v: Array, indices: Array, counts: Arr
 
 
 def _attend_forward(cut, q, k, v, indices, counts):
-    out, lse = _attend(cut, q, k, v, indices, counts)
+    out, lse = checkpoint_name(_attend(cut, q, k, v, indices, counts), KEPT)
     return (out, lse), (q, k, v, indices, counts, out, lse)
 
 
