@@ -119,11 +119,15 @@ class ContextAttention:
 
     def _check(self, name: str, x: Array, grid: Grid):
         """Raises InputError unless x (B, A, S, h, d) holds the grid in slabs that divide into parts."""
+        block = self.token_block if grid[0] > 1 else None
+        t, h, w = block or (1, 1, 1)
+        unit = self.parts * t * h * w
         slabs, tokens = x.shape[1:3]
-        if grid[0] % slabs or tokens % self.parts or tokens < real_tokens(grid, slabs):
+        if slabs * t != grid[0] or tokens % unit or tokens < real_tokens(grid, slabs):
             raise InputError(
-                f"{name} holds {slabs} slabs of {tokens} tokens: expected slabs that divide the {grid[0]} frames of "
-                f"{grid[1]} x {grid[2]} tokens, each padded to a multiple of {self.parts} parts"
+                f"{name} holds {slabs} slabs of {tokens} tokens: expected one for every {t} of the {grid[0]} frames of "
+                f"{grid[1]} x {grid[2]} tokens, padded to a multiple of {unit} ({self.parts} parts of "
+                f"{'whole blocks' if block else 'tokens'})"
             )
 
     def _to_text(self, q: Array, k: Array, v: Array, key_mask: Array | None, video: P) -> Array:

@@ -20,6 +20,7 @@ from lcv_jax.parallel.ring import ring
 from lcv_jax.parallel.slabs import real_tokens
 from lcv_kernels.pallas import Selection, XlaConfig, attend_blocks, block_means, select_by_means
 from lcv_kernels.pallas.block_sparse_attention.registry import target_device
+from lcv_kernels.pallas.block_sparse_attention.regroup import blocks_of
 from lcv_kernels.pallas.block_sparse_attention.xla import config_for
 
 Array = jax.Array
@@ -32,7 +33,7 @@ def sparse_ring_attention(
 
     q: (B, A, S / n, h, d) and k, v: (B, A', S' / n, h, d) in whole blocks of `inner`, n the devices along `axes`; grids
     as in `ops.attention.Attention`. Returns (B, A, S / n, h, d); the outputs of padding are 0. Raises InputError for
-    query blocks that differ from key blocks and for what the selection refuses.
+    query blocks that differ from key blocks, grids that do not divide into them, and what the selection refuses.
     """
     if inner.token_block is None:
         raise InputError(
@@ -43,6 +44,8 @@ def sparse_ring_attention(
     blocks = BlockShares.of(k, real_tokens(grid_k, k.shape[1]), size)
     queries = BlockShares.of(q, real_tokens(grid_q, q.shape[1]), size)
     try:
+        for name, grid in (("grid_q", grid_q), ("grid_k", grid_k)):
+            blocks_of(grid, inner.token_block, name)
         places = selected_places(q, k, axes, inner, queries, blocks)
         if places.shape[-1] == 0:
             return jnp.zeros_like(q)

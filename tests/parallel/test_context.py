@@ -1,5 +1,6 @@
 """Attention cut over eight virtual devices equals one device; and what is refused."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -48,6 +49,7 @@ def slow_faults():
     return on_eight_devices("slow")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("check", context_battery.QUICK)
 def test_on_eight_devices(check, quick_faults):
     assert quick_faults[check] == "", quick_faults[check]
@@ -72,9 +74,8 @@ def test_it_is_a_value(mesh):
     assert (one.parts, one.token_block) == (8, None)
 
 
-def call(attention, heads=8, tokens=16, frames=2, **settings):
-    x = jax.ShapeDtypeStruct((2, 2, tokens, heads, 8), jnp.float32)
-    grid = (frames, 4, 4)
+def call(attention, heads=8, slabs=2, tokens=16, grid=(2, 4, 4), **settings):
+    x = jax.ShapeDtypeStruct((2, slabs, tokens, heads, 8), jnp.float32)
     return jax.eval_shape(lambda x: attention(x, x, x, **{"grid_q": grid, "grid_k": grid, **settings}), x)
 
 
@@ -103,9 +104,9 @@ def test_a_meaningless_value_is_refused(mesh, settings, fault):
     ("shape", "fault"),
     [
         ({"heads": 5}, r"5 heads do not divide by the 2 devices of the mesh axes \('tensor',\)"),
-        ({"tokens": 18}, "2 slabs of 18 tokens: expected .* padded to a multiple of 4 parts"),
-        ({"tokens": 12}, "2 slabs of 12 tokens: expected slabs that divide the 2 frames of 4 x 4 tokens"),
-        ({"frames": 3}, "expected slabs that divide the 3 frames"),
+        ({"tokens": 18}, r"q holds 2 slabs of 18 tokens: .* a multiple of 4 \(4 parts of tokens\)"),
+        ({"tokens": 12}, "2 slabs of 12 tokens: expected one for every 1 of the 2 frames of 4 x 4 tokens"),
+        ({"slabs": 1, "tokens": 32}, "1 slabs of 32 tokens: expected one for every 1 of the 2 frames"),
         ({"key_mask": jnp.ones((2, 32), bool)}, "a key mask is for keys that are no video"),
     ],
 )
@@ -125,14 +126,20 @@ def test_the_choice_is_logged_once(mesh, caplog):
     ]
 
 
+BLOCKS = BlockSparseAttention((2, 2, 2), (2, 2, 2), 0.5)
+
+
 @pytest.mark.parametrize(
-    ("inner", "fault"),
+    ("inner", "shape", "fault"),
     [
-        (DenseAttention("cudnn"), "attention 'cudnn' has no ring, .* expected one of xla, xla_chunked"),
-        (BlockSparseAttention((2, 2, 2), (1, 4, 4), 0.5), r"blocks \(2, 2, 2\) and key blocks \(1, 4, 4\) differ"),
-        (BlockSparseAttention((2, 2, 2), (2, 2, 2), 1.5), "block sparse attention: sparsity=1.5"),
+        (DenseAttention("cudnn"), {}, "attention 'cudnn' has no ring, .* expected one of xla, xla_chunked"),
+        (dataclasses.replace(BLOCKS, block_k=(1, 4, 4)), {}, r"blocks \(2, 2, 2\) and key blocks \(1, 4, 4\) differ"),
+        (BLOCKS, {"slabs": 1, "tokens": 36}, r"padded to a multiple of 32 \(4 parts of whole blocks\)"),
+        (BLOCKS, {"slabs": 2, "tokens": 32}, "expected one for every 2 of the 2 frames"),
+        (BLOCKS, {"slabs": 1, "tokens": 32, "grid": (2, 3, 4)}, "block sparse attention: grid_q"),
+        (dataclasses.replace(BLOCKS, sparsity=1.5), {"slabs": 1, "tokens": 32}, "block sparse .*: sparsity=1.5"),
     ],
 )
-def test_a_ring_of_what_has_none_is_refused(mesh, inner, fault):
+def test_what_no_ring_takes_is_refused(mesh, inner, shape, fault):
     with pytest.raises(InputError, match=fault):
-        call(ContextAttention(mesh, inner, "ring"), tokens=32)
+        call(ContextAttention(mesh, inner, "ring"), **shape)
