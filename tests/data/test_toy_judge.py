@@ -202,6 +202,13 @@ def test_more_objects_than_the_world_has_are_counted():
     assert toy.judge(painted(*((colours[0], *corner) for corner in corners[:2]))).facts is None
 
 
+def test_an_object_that_only_flashes_up_is_none():
+    facts = toy.sample(6, (1,))
+    clip = toy.render(facts, 6, (64, 64), 9).clip.copy()
+    clip[:6] = np.median(clip, axis=(0, 1, 2))
+    assert toy.judge(clip).count == 0
+
+
 def test_an_object_missing_from_a_frame_is_still_one():
     facts = toy.sample(6, (2,))
     clip = toy.render(facts, 6, (64, 64), 9).clip.copy()

@@ -42,10 +42,10 @@ class Captions(TypedDict):
 class Language:
     """The phrases of one language, in lower case.
 
-    thing: an object, of {colour} and {shape}; shapes bring their article or measure word along. motions: verb
-    phrases, put behind an object by `clause`. patterns: grounds, of {tone}. joints: what stands between objects, and
-    before the last; list_joints: the same where no motions are told. sentences: of {things} and {ground}, with
-    motions, and pictures: without; the bare ones tell no ground.
+    colours: with the article that they take, where there are articles. thing: an object, of {colour} and {shape}.
+    motions: verb phrases, put behind an object by `clause`. patterns: grounds, of {tone}. joints: what stands between
+    objects, and before the last; list_joints: the same where no motions are told. sentences: of {things} and {ground},
+    with motions, and pictures: without; the bare ones tell no ground.
     """
 
     colours: Mapping[str, str]

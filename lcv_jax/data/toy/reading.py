@@ -81,19 +81,22 @@ def judge(frames: np.ndarray) -> Reading:
     """
     frames = as_frames(frames)
     seen = segment(frames)
-    objects = [_read(track, seen.moments, len(frames)) for track in _tracks(seen.spots)]
+    objects = [_read(track, seen.moments, len(frames)) for track in _tracks(seen.spots, len(seen.moments))]
     order = [*COLOURS, None]
     objects.sort(key=lambda each: (order.index(each.colour), each.x))
     return Reading(tuple(objects), read_ground(seen.ground))
 
 
-def _tracks(spots: tuple[Spot, ...]) -> list[list[Spot]]:
-    """Spots of the same object, one list each: as many as most frames have, linked by nearness and colour."""
+def _tracks(spots: tuple[Spot, ...], looked_at: int) -> list[list[Spot]]:
+    """Spots of the same object, one list each, linked by nearness and colour; as many as there are in most of the
+    frames that were looked at, empty ones included.
+    """
     frames = [list(group) for _, group in itertools.groupby(spots, key=lambda spot: spot.frame)]
-    if not frames:
-        return []
     counts = collections.Counter(len(group) for group in frames)
+    counts[0] = looked_at - len(frames)
     usual = max(counts, key=lambda count: (counts[count], count))
+    if not usual:
+        return []
     start = next(i for i, group in enumerate(frames) if len(group) == usual)
     tracks = [[spot] for spot in frames[start]]
     for group in reversed(frames[:start]):
