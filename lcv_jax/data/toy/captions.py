@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -31,6 +31,12 @@ EXAMPLE = "A red circle moves up and a blue star spins on a plain white backgrou
 _UNTOLD = 0.15  # share of the captions that leave the ground out
 
 
+_MOTION, _GROUND = "motion", "ground"
+
+Told = tuple[str, ...]
+"""What a sentence tells besides colours and shapes: motion, ground, both in this order, or neither."""
+
+
 class Captions(TypedDict):
     """One caption in each language."""
 
@@ -45,7 +51,7 @@ class Language:
     colours: with the article that they take, where there are articles. thing: an object, of {colour} and {shape}.
     motions: verb phrases, put behind an object by `clause`. patterns: grounds, of {tone}. joints: what stands between
     objects, and before the last; list_joints: the same where no motions are told. sentences: of {things} and {ground},
-    with motions, and pictures: without; the bare ones tell no ground.
+    by what they tell.
     """
 
     colours: Mapping[str, str]
@@ -57,10 +63,7 @@ class Language:
     list_joints: tuple[str, str]
     tones: Mapping[str, str]
     patterns: Mapping[str, str]
-    sentences: tuple[str, ...]
-    bare_sentences: tuple[str, ...]
-    pictures: tuple[str, ...]
-    bare_pictures: tuple[str, ...]
+    sentences: Mapping[Told, tuple[str, ...]]
     full_stop: str
 
 
@@ -83,10 +86,12 @@ ENGLISH = Language(
     list_joints=(", ", " and "),
     tones={tone: tone for tone in TONES},
     patterns={pattern: f"a {pattern} {{tone}} background" for pattern in PATTERNS},
-    sentences=("{things} on {ground}", "on {ground}, {things}", "in front of {ground}, {things}"),
-    bare_sentences=("{things}",),
-    pictures=("{things} on {ground}", "a picture of {things} on {ground}", "{ground} with {things} on it"),
-    bare_pictures=("{things}", "a picture of {things}"),
+    sentences={
+        (_MOTION, _GROUND): ("{things} on {ground}", "on {ground}, {things}", "in front of {ground}, {things}"),
+        (_MOTION,): ("{things}",),
+        (_GROUND,): ("{things} on {ground}", "a picture of {things} on {ground}", "{ground} with {things} on it"),
+        (): ("{things}", "a picture of {things}"),
+    },
     full_stop=".",
 )
 CHINESE = Language(
@@ -129,10 +134,12 @@ CHINESE = Language(
         "checked": "{tone}方格背景",
         "dotted": "{tone}圆点背景",
     },
-    sentences=("在{ground}上，{things}", "{ground}前，{things}", "{things}，后面是{ground}"),
-    bare_sentences=("{things}",),
-    pictures=("{ground}上有{things}", "一张图片，{ground}上有{things}", "{things}，后面是{ground}"),
-    bare_pictures=("{things}", "图中有{things}"),
+    sentences={
+        (_MOTION, _GROUND): ("在{ground}上，{things}", "{ground}前，{things}", "{things}，后面是{ground}"),
+        (_MOTION,): ("{things}",),
+        (_GROUND,): ("{ground}上有{things}", "一张图片，{ground}上有{things}", "{things}，后面是{ground}"),
+        (): ("{things}", "图中有{things}"),
+    },
     full_stop="。",
 )
 LANGUAGES: Mapping[str, Language] = {"en": ENGLISH, "zh": CHINESE}
@@ -151,7 +158,8 @@ def write(facts: Facts, language: str, seed: int) -> str:
     words = _language(language)
     rng = generator([seed, 2, list(LANGUAGES).index(language)])
     ground = facts.ground if rng.random() >= _UNTOLD else None
-    template = pick(rng, _templates(words, facts.moving, ground is not None))
+    told = (*((_MOTION,) if facts.moving else ()), *((_GROUND,) if ground else ()))
+    template = pick(rng, words.sentences[told])
     order = np.argsort(rng.random(len(facts.objects)))
     clauses = [_clause(words, facts.objects[i], rng) for i in order]
     between, last = words.joints if facts.moving else words.list_joints
@@ -169,10 +177,10 @@ def parse(caption: str, language: str | None = None) -> Facts:
     for name in LANGUAGES if language is None else (language,):
         words = _language(name)
         text = caption.strip().lower().removesuffix(words.full_stop)
-        for sentence in _sentences(name):
+        for told, sentence in _sentences(name):
             match = sentence.fullmatch(text)
             if match:
-                return _facts(name, match)
+                return _facts(name, told, match.groupdict())
     raise InputError(f"caption {caption!r}: not a sentence of the toy world; expected one such as {EXAMPLE!r}")
 
 
@@ -182,30 +190,23 @@ def _language(name: str) -> Language:
     return LANGUAGES[name]
 
 
-def _templates(words: Language, moving: bool, ground: bool) -> Sequence[str]:
-    if moving:
-        return words.sentences if ground else words.bare_sentences
-    return words.pictures if ground else words.bare_pictures
-
-
 def _clause(words: Language, each: Object, rng: np.random.Generator) -> str:
     thing = words.thing.format(colour=words.colours[each.colour], shape=words.shapes[each.shape])
     return words.clause.format(thing=thing, motion=pick(rng, words.motions[each.motion])) if each.motion else thing
 
 
-def _facts(name: str, match: re.Match[str]) -> Facts:
-    """What a sentence tells that matched one of `_sentences`."""
+def _facts(name: str, told: Told, parts: Mapping[str, str]) -> Facts:
+    """What a sentence tells; its parts are the groups of one of `_sentences`."""
     words = LANGUAGES[name]
-    told = match.groupdict()
     objects = [
         Object(
             _key(words.colours, clause["colour"]),
             _key(words.shapes, clause["shape"]),
-            _key(words.motions, clause["motion"]) if "motion" in clause.groupdict() else None,
+            _key(words.motions, clause[_MOTION]) if _MOTION in told else None,
         )
-        for clause in _clauses(name, moving="motion" in told).finditer(told["things"])
+        for clause in _clauses(name, told).finditer(parts["things"])
     ]
-    ground = _key(_grounds(name), told["ground"]) if "ground" in told else None
+    ground = _key(_grounds(name), parts[_GROUND]) if _GROUND in told else None
     return Facts(tuple(objects), ground)
 
 
@@ -218,30 +219,30 @@ def _grounds(name: str) -> Mapping[Ground, str]:
 
 
 @functools.cache
-def _sentences(name: str) -> tuple[re.Pattern[str], ...]:
-    """Every template as a pattern with the groups things, ground where it is told, and motion where motions are."""
+def _sentences(name: str) -> tuple[tuple[Told, re.Pattern[str]], ...]:
+    """Every sentence as what it tells and a pattern with the groups things and, where it is told, ground."""
     words = LANGUAGES[name]
-    ground = _any("ground", _grounds(name).values())
+    ground = _any(_GROUND, _grounds(name).values())
     patterns = []
-    for moving, told in itertools.product((True, False), repeat=2):
-        between, last = words.joints if moving else words.list_joints
-        clause = re.sub(r"\?P<\w+>", "?:", _clauses(name, moving).pattern)
+    for told, templates in words.sentences.items():
+        between, last = words.joints if _MOTION in told else words.list_joints
+        clause = re.sub(r"\?P<\w+>", "?:", _clauses(name, told).pattern)
         more = rf"(?:(?:{between}{clause}){{0,{MOST_OBJECTS - 2}}}{last}{clause})?"
-        mark = "(?P<motion>)" if moving else ""
-        for template in _templates(words, moving, told):
-            patterns.append(re.compile(template.format(things=f"(?P<things>{clause}{more}){mark}", ground=ground)))
+        for template in templates:
+            sentence = re.compile(template.format(things=f"(?P<things>{clause}{more})", ground=ground))
+            patterns.append((told, sentence))
     return tuple(patterns)
 
 
 @functools.cache
-def _clauses(name: str, moving: bool) -> re.Pattern[str]:
-    """One object as a pattern with the groups colour and shape, and motion if `moving`."""
+def _clauses(name: str, told: Told) -> re.Pattern[str]:
+    """One object as a pattern with the groups colour and shape, and motion where it is told."""
     words = LANGUAGES[name]
     thing = words.thing.format(
         colour=_any("colour", words.colours.values()), shape=_any("shape", words.shapes.values())
     )
     phrases = itertools.chain.from_iterable(words.motions.values())
-    return re.compile(words.clause.format(thing=thing, motion=_any("motion", phrases)) if moving else thing)
+    return re.compile(words.clause.format(thing=thing, motion=_any(_MOTION, phrases)) if _MOTION in told else thing)
 
 
 def _any(name: str, phrases: Iterable[str]) -> str:
