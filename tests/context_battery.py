@@ -151,18 +151,20 @@ def selects_as_one_device(inner: BlockSparseAttention):
     real = q.shape[2] // size
 
     rule = {"sparsity": inner.sparsity, "cdf": inner.cdf}
-    indices, counts = map(np.asarray, select_blocks(joined(q), joined(k), block_q=size, block_k=size, **rule))
+    select = jax.jit(functools.partial(select_blocks, block_q=size, block_k=size, **rule))
+    indices, counts = map(np.asarray, select(joined(q), joined(k)))
 
     def shares(x):
         return BlockShares(x.shape[1], x.shape[2] // size, real)
 
     cut = P(None, None, case.tokens, "tensor")
-    places = jax.shard_map(
+    on_mesh = jax.shard_map(
         lambda q, k: selected_places(q, k, case.tokens, inner, shares(q), shares(k)),
         mesh=case.attention.mesh,
         in_specs=(cut, cut),
         out_specs=P(None, "tensor", case.tokens),
-    )(pad_q(q), pad_k(k))
+    )
+    places = jax.jit(on_mesh)(pad_q(q), pad_k(k))
     B, h, rows, _ = places.shape
     slabs_q, slabs_k, parts = q.shape[1], k.shape[1], case.attention.parts
     share_q, share_k = rows // slabs_q // parts, -(-real // parts)
