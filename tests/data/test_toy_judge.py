@@ -160,6 +160,15 @@ def test_a_picture_shows_no_motion():
     assert all(each.certainty[2] == 0 for each in picture.objects)
 
 
+def test_colours_are_measured():
+    for seed in range(6):
+        clip = toy.render(toy.sample(seed), seed, (64, 64), 5).clip
+        for shift in (0, 10):
+            shifted = clipped(clip * 0.9 + shift)
+            for each in toy.judge(shifted).objects:
+                assert each.rgb == pytest.approx(np.array(toy.COLOURS[each.colour]) * 0.9 + shift, abs=3)
+
+
 @pytest.mark.parametrize("frames", [1, 5])
 def test_nothing_is_seen_where_nothing_is(frames):
     for empty in (np.full((frames, 64, 64, 3), 128, np.uint8), np.zeros((frames, 48, 80, 3), np.uint8)):
@@ -217,7 +226,7 @@ def test_an_object_missing_from_a_frame_is_still_one():
 
 
 def seen(colour, shape, motion):
-    return toy.Seen(colour, shape, motion, (1.0, 1.0, 1.0), 0.5, 0.5)
+    return toy.Seen(colour, shape, motion, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), 0.5, 0.5)
 
 
 @pytest.mark.parametrize(

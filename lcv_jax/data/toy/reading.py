@@ -36,13 +36,15 @@ _LEAST_TURN = 0.35  # of the smallest turn in the world
 class Seen:
     """An object in a clip; None is what cannot be told: a colour or shape unlike any, a motion in a single frame.
 
-    certainty: of colour, shape and motion, 0 (a guess between two) to 1. x, y: its mean place, in short sides.
+    certainty: of colour, shape and motion, 0 (a guess between two) to 1. rgb: its mean colour in levels, from which
+    drift can be told. x, y: its mean place, in short sides.
     """
 
     colour: str | None
     shape: str | None
     motion: str | None
     certainty: tuple[float, float, float]
+    rgb: tuple[float, float, float]
     x: float
     y: float
 
@@ -120,14 +122,15 @@ def _links(last: list[Spot], group: list[Spot]) -> list[tuple[int, Spot]]:
 
 def _read(track: list[Spot], moments: np.ndarray, frames: int) -> Seen:
     """Puts names to one object; `frames` is the length of the clip."""
-    colour, sure_colour = _colour(np.mean([spot.colour for spot in track], axis=0))
+    rgb = np.mean([spot.colour for spot in track], axis=0)
+    colour, sure_colour = _colour(rgb)
     shape, sure_shape, angles = _shape(track)
     motion, sure_motion = None, 0.0
     if len(track) > 1:
         times = moments[[spot.frame for spot in track]]
         motion, sure_motion = _motion(track, times, angles, SYMMETRY.get(shape, 0.0), frames)
     x, y = (float(np.mean([getattr(spot, axis) for spot in track])) for axis in "xy")
-    return Seen(colour, shape, motion, (sure_colour, sure_shape, sure_motion), x, y)
+    return Seen(colour, shape, motion, (sure_colour, sure_shape, sure_motion), tuple(rgb.tolist()), x, y)
 
 
 def _colour(colour: np.ndarray) -> tuple[str | None, float]:
