@@ -36,9 +36,10 @@ KINDS = ("ulysses", "ring")
 class ContextAttention:
     """The attention `inner` of one device, on a mesh that cuts the batch, the tokens of a slab and the heads.
 
-    batch, tokens, heads: the mesh axes that cut each of them, the first name the slowest. A batch that does not divide
-    is worked on whole by all of them. kind: "ulysses", "ring", or None for Ulysses where the heads that a device of
-    `heads` holds divide by the parts that tokens are cut into, else the ring; the choice is logged once.
+    batch, tokens, heads: the mesh axes that cut each of them, the first name the slowest. A batch is cut by as many of
+    its axes, from the first, as divide it; devices along the others do the same. kind: "ulysses", "ring", or None for
+    Ulysses where the heads that a device of `heads` holds divide by the parts that tokens are cut into, else the ring;
+    the choice is logged once.
 
     Keys that are no video (text) are whole on every device of `tokens`; nothing is moved for them, and they are
     attended to densely. Raises InputError for axes that the mesh lacks or that serve twice, for heads and tokens that
@@ -88,10 +89,9 @@ class ContextAttention:
         if h % self._devices(self.heads):
             raise InputError(
                 f"{h} heads do not divide by the {self._devices(self.heads)} devices of the mesh axes {self.heads}: "
-                "make them smaller"
+                "take a number that divides them"
             )
-        batch = self.batch if B % self._devices(self.batch) == 0 else None
-        video = P(batch, None, self.tokens, self.heads)
+        video = P(self._batch(B), None, self.tokens, self.heads)
         if grid_q is None or grid_k is None:
             return self._to_text(q, k, v, key_mask, video)
         if key_mask is not None:
@@ -113,6 +113,11 @@ class ContextAttention:
             return partial(sparse_ring_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k)
         dense = self.inner if isinstance(self.inner, DenseAttention) else dense_attention
         return partial(dense_ring_attention, axes=self.tokens, inner=dense, grid_k=grid_k)
+
+    def _batch(self, rows: int) -> tuple[str, ...] | None:
+        """The axes that cut a batch of so many rows, as `rules.spec` chooses them too."""
+        count = next(n for n in range(len(self.batch), -1, -1) if rows % self._devices(self.batch[:n]) == 0)
+        return self.batch[:count] or None
 
     def _devices(self, axes: tuple[str, ...]) -> int:
         return math.prod(self.mesh.shape[axis] for axis in axes)
