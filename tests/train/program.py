@@ -36,7 +36,8 @@ class Run:
 
     def __init__(self, mesh: str):
         self.place = place = MeshPlacement(MeshConfig.parse(mesh).make(), TRAINING)
-        model = training.dit(attention=place.attention(dense_attention), placement=place)
+        attention = place.attention(dense_attention)
+        model = training.dit(attention=attention, cross_attention=attention, placement=place)
         optimizer = AdamW(rate=1e-3, warmup=2).make()
         shapes = jax.eval_shape(lambda: training.init(model))
         trained = place.params(training.TINY, shapes)

@@ -1,0 +1,50 @@
+"""The step on meshes of 8 devices, in a process that has them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = pathlib.Path(__file__).with_name("sharded.py")
+MESHES = ("data=2,fsdp=4", "fsdp=2,context=2,tensor=2")
+
+
+@pytest.fixture(scope="module")
+def results():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        cwd=PROGRAM.parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_steps_are_those_of_one_device(results, mesh):
+    """Micro-batches on the second mesh, and a checkpoint written while the first goes on."""
+    assert results["moved"] > 1e-3
+    assert results[mesh]["difference"] < 1e-5
+    assert results[mesh]["loss"] < 1e-5
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_the_state_stays_cut_in_its_place(results, mesh):
+    """Between an eighth and what vectors and small kernels, which are whole everywhere, add to it."""
+    assert results[mesh]["stays"]
+    assert results[mesh]["share"] < 0.5
+
+
+@pytest.mark.parametrize("mesh", ["one", *MESHES])
+def test_a_checkpoint_goes_on_on_another_mesh(results, mesh):
+    restored = results[f"restored on {mesh}"]
+    assert restored["stays"]
+    assert restored["difference"] < 1e-5
