@@ -157,16 +157,17 @@ def gradients(case):
 
 
 def bfloat16():
-    """The same bits, where the compiler rounds after every operation as it is told."""
+    """Apart by less than bfloat16 is from float32, where the compiler rounds after every operation as it is told."""
     case = Case((3, 5, 3), precision=BFLOAT16)
+    exact = dataclasses.replace(case, precision=FLOAT32)
 
-    def decode(coder):
+    def decode(coder, params):
         run = jax.jit(coder.decode, compiler_options={"xla_allow_excess_precision": False})
-        return np.asarray(run(case.params, case.latents))
+        return np.asarray(run(params, case.latents))
 
-    many = decode(case.many)
+    one, many = (decode(coder, case.params) for coder in (case.one, case.many))
     assert many.dtype == np.float32
-    np.testing.assert_array_equal(many, decode(case.one))
+    assert np.abs(many - one).mean() < 0.5 * np.abs(one - decode(exact.one, exact.params)).mean()
 
 
 def official_numbers():

@@ -8,11 +8,11 @@ compiles at most three shapes: the start, the steady chunk, and a shorter tail.
 Tiles bound the activations in space too. Only the fine half of the model is tiled, where nearly all memory
 goes; the coarse half, with its attention over whole frames, always sees the whole picture at latent
 resolution. Near its edge a tile lacks what lies beyond, so neighbours overlap and are blended linearly:
-approximate, exact when one tile covers the picture. Mean error over standard deviation, measured with a
-narrow model of random weights on 192 x 192 pixels, of decoded pixels and of encoded means: tiles of 128 that
-overlap by 64: 1.0 % and 1.4 %; 96 by 48: 2.3 % and 2.8 %; 64 by 32: 5.4 % and 6.6 %. The state of a stream,
-two frames before every convolution, is kept for all tiles. With several tiles each half compiles its own
-shapes.
+approximate, exact when one tile covers the picture. Mean error over standard deviation of decoded pixels and of
+encoded means, measured with random weights at an eighth of the published width on 192 x 192 pixels
+(benchmarks/vae_sharded.py): tiles of 128 that overlap by 64: 1.7 % and 1.4 %; 96 by 48: 3.7 % and 3.0 %; 64 by 32:
+8.6 % and 6.8 %. The state of a stream, two frames before every convolution, is kept for all tiles. With several tiles
+each half compiles its own shapes.
 
 Over several devices the picture is cut exactly: give the coder a `Cut`, which parallel/video_cut.py has.
 """
@@ -75,7 +75,7 @@ class Cut(Protocol):
     """Runs a method of the model on a picture. A static argument of jitted functions: hashable, equal by value."""
 
     def ready(self, params: Params) -> Params:
-        """Parameters as a stream wants them in every step."""
+        """Parameters where the other methods want them, so that a stream does not move them in every step."""
         ...
 
     def whole(self, model: WanVAE, method: str, params: Params, x: Array) -> Any:
@@ -139,11 +139,11 @@ class VAECoder:
 
     def encode(self, params: Params, video: Array) -> Posterior:
         """video (B, F, H, W, 3) in [-1, 1], F = 4n + 1 -> posterior of latents (B, n + 1, H/8, W/8, z)."""
-        return _whole(self, "encode", params, video)
+        return _whole(self, "encode", self.cut.ready(params), video)
 
     def decode(self, params: Params, z: Array) -> jax.Array:
         """Raw latents (B, T, h, w, z) -> video (B, 4T - 3, 8h, 8w, 3) in [-1, 1]."""
-        return _whole(self, "decode", params, z)
+        return _whole(self, "decode", self.cut.ready(params), z)
 
     def encode_stream(self, params: Params, chunks: Iterable[Array]) -> Iterator[Posterior]:
         """Pieces of a video along F, of any lengths that sum to 4n + 1 -> posteriors of consecutive latents.

@@ -28,6 +28,7 @@ from lcv_jax.models.vae import WanVAE
 from lcv_jax.models.vae_coding import uncut
 from lcv_jax.models.vae_config import VAEConfig
 from lcv_jax.parallel.halo import COLUMNS, FRAMES, ROWS, Halo, Pieces
+from lcv_jax.parallel.mesh import AXES
 
 Array = jax.Array
 Names = tuple[str, ...]
@@ -44,7 +45,7 @@ class VideoCut:
     """
 
     mesh: Mesh
-    space: Names = ("data", "fsdp", "context", "tensor")
+    space: Names = AXES
     frames: Names = ()
     batch: Names = ()
 
@@ -63,7 +64,7 @@ class VideoCut:
 
     def whole(self, model: WanVAE, method: str, params: Any, x: Array) -> Any:
         T = model.config.latent_frames(x.shape[1]) if method == "encode" else x.shape[1]
-        halo, sizes = self._halo(model.config, method, T, x), _sizes(model.config, method)
+        halo, sizes = self.halo(model.config, method, T, x), _sizes(model.config, method)
         spec = P(*self._groups(halo))
         run = functools.partial(uncut.whole, model.clone(near=halo), method)
         run = jax.shard_map(run, mesh=self.mesh, in_specs=(P(), spec), out_specs=spec)
@@ -75,14 +76,14 @@ class VideoCut:
                 f"a stream cut in time over {self.frames}: a stream goes through time on every device; cut its space, "
                 "or encode and decode whole videos"
             )
-        halo, sizes = self._halo(model.config, method, x.shape[1], x), _sizes(model.config, method)
+        halo, sizes = self.halo(model.config, method, x.shape[1], x), _sizes(model.config, method)
         spec = P(*self._groups(halo))
         run = functools.partial(uncut.step, model.clone(near=halo), method)
         run = jax.shard_map(run, mesh=self.mesh, in_specs=(P(), spec, spec), out_specs=(spec, spec))
         y, state = run(params, state, _hung_over(halo, sizes.input, x))
         return self._video(halo, sizes.output, y), state
 
-    def _halo(self, config: VAEConfig, method: str, T: int, x: Array) -> Halo:
+    def halo(self, config: VAEConfig, method: str, T: int, x: Array) -> Halo:
         """How x, to be encoded or decoded, T latent frames, is cut. Raises InputError where it cannot be."""
         copies = self._devices(self.batch)
         if x.shape[0] % copies:

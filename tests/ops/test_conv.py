@@ -113,6 +113,22 @@ def test_each_platform_upsamples_in_its_form(platform, convolutions):
     assert text.count("stablehlo.convolution") == convolutions
 
 
+@pytest.mark.parametrize(
+    ("axes", "padding"), [((2,), ((0, 0), (1, 1))), ((3,), ((1, 1), (0, 0))), ((2, 3), ((0, 0),) * 2)]
+)
+def test_what_lies_around_may_come_with_the_picture(axes, padding):
+    """Zeros given as pixels do what padding does, in all forms."""
+    x, past = normal(0, 1, 3, 4, 5, 3), normal(1, 1, 2, 4, 5, 3)
+    kernel, flat = normal(2, 3, 3, 3, 3, 2), normal(3, 3, 3, 3, 2)
+    given, before = (jnp.pad(a, [(int(i in axes),) * 2 for i in range(5)]) for a in (x, past))
+    for form in (conv._start_2d, conv._start_3d):
+        np.testing.assert_allclose(form(given, kernel, padding), plain(x, kernel), atol=2e-5)
+    for form in (conv._later_2d, conv._later_3d):
+        np.testing.assert_allclose(form(before, given, kernel, padding), plain(x, kernel, past), atol=2e-5)
+    for form in (conv._upsample_in_phases, conv._upsample_as_written):
+        np.testing.assert_allclose(form(given, flat, padding), upsample_plain(x, flat), atol=2e-5)
+
+
 def test_narrow_upsampling_is_summed_wide():
     x, kernel = normal(0, 1, 1, 4, 4, 32).astype(jnp.bfloat16), normal(1, 3, 3, 32, 8).astype(jnp.bfloat16)
     y = conv.upsample_conv2d(x, kernel)
