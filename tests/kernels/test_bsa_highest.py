@@ -47,13 +47,13 @@ def rows(n, seed):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("n", [1, 2, 33])
-def test_equals_a_stable_sort_for_every_count(n):
-    for count in range(1, n + 1):
+@pytest.mark.parametrize(("n", "counts"), [(1, (1,)), (8, range(1, 9)), (33, (1, 17, 31, 32, 33))])
+def test_equals_a_stable_sort_for_every_count(n, counts):
+    for count in counts:
         assert_same(rows(n, count), count)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(n=st.sampled_from((5, 31, 32, 64, 100, 588)), share=st.floats(0, 1), seed=st.integers(0, 2**16))
 def test_equals_a_stable_sort(n, share, seed):
     assert_same(rows(n, seed), max(1, int(share * n)))
