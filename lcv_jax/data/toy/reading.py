@@ -76,9 +76,9 @@ class Reading:
 
 
 def judge(frames: np.ndarray) -> Reading:
-    """Reads a clip (F, H, W, 3) uint8, a picture (H, W, 3), or what else `as_frames` takes. A clip of 64 x 64 takes
-    about a millisecond for each frame looked at, of which there are 17 at most; larger ones are averaged down first.
+    """Reads a clip (F, H, W, 3) uint8, a picture (H, W, 3), or what else `as_frames` takes.
 
+    At most 17 frames are looked at, and large ones averaged down first, so time is bounded by the area of the input.
     Raises InputError on other shapes and dtypes.
     """
     frames = as_frames(frames)
