@@ -3,12 +3,15 @@
 `context_battery.py slow` runs the longer ones. The names of the checks are `QUICK` and `SLOW`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
+import pathlib
 import re
 import sys
+import tempfile
 import traceback
 
 import jax
@@ -19,6 +22,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import context_parallel
 from lcv_jax.ops.attention import DenseAttention, dense_attention, joined
 from lcv_jax.ops.sparse_attention import BlockSparseAttention
 from lcv_jax.parallel.context import ContextAttention
@@ -228,6 +232,15 @@ def sparse_ring_gathers_averages_only():
     assert moved(compiled(case)) == {"all-gather": averages, "collective-permute": averages}
 
 
+def nothing_superfluous_is_sent():
+    """Ulysses sends what it has to; a ring too, but for gradients, which it sends n + 1 times instead of n - 1."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        path = pathlib.Path(folder)
+        context_parallel.main(["--grid", "2", "4", "8", "--parts", "4", "--heads", "4"], path)
+        rows = json.loads((path / "context_parallel.json").read_text())["rows"]
+    assert [row["ratio"] for row in rows] == [1.0, (3 + 3 + 5) / 9], rows
+
+
 @given(
     mesh=st.sampled_from([(1, 1, 8, 1), (2, 1, 4, 1), (1, 2, 2, 2), (2, 1, 3, 1), (1, 1, 7, 1), (1, 1, 1, 4)]),
     axes=st.sampled_from([("context",), ("fsdp", "context")]),
@@ -280,6 +293,7 @@ QUICK = {name: functools.partial(equals_one_device, case) for name, case in CASE
     "program of the sparse ring": sparse_ring_gathers_averages_only,
 }
 SLOW = {name: functools.partial(equals_one_device, case) for name, case in SLOW_CASES.items()} | {
+    "nothing superfluous is sent": nothing_superfluous_is_sent,
     "any small case": any_small_case,
 }
 

@@ -11,7 +11,6 @@ import functools
 import logging
 import math
 from collections.abc import Callable
-from functools import partial
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
@@ -108,11 +107,15 @@ class ContextAttention:
     def _local(self, method: str, grid_q: Grid, grid_k: Grid) -> Callable[[Array, Array, Array], Array]:
         """What each device computes of its share. A single frame is attended to densely under every attention."""
         if method == "ulysses":
-            return partial(ulysses_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k)
+            return functools.partial(
+                ulysses_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k
+            )
         if isinstance(self.inner, BlockSparseAttention) and grid_q[0] > 1:
-            return partial(sparse_ring_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k)
+            return functools.partial(
+                sparse_ring_attention, axes=self.tokens, inner=self.inner, grid_q=grid_q, grid_k=grid_k
+            )
         dense = self.inner if isinstance(self.inner, DenseAttention) else dense_attention
-        return partial(dense_ring_attention, axes=self.tokens, inner=dense, grid_k=grid_k)
+        return functools.partial(dense_ring_attention, axes=self.tokens, inner=dense, grid_k=grid_k)
 
     def _batch(self, rows: int) -> tuple[str, ...] | None:
         """The axes that cut a batch of so many rows, as `rules.spec` chooses them too."""
