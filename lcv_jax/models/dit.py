@@ -160,8 +160,10 @@ class DiT(nn.Module):
     ) -> tuple[Array, tuple[Array, Array] | None]:
         """Velocity, and without text every layer's keys and values."""
         c, p = self.config, self.precision
-        # Cut over the mesh before they are as wide as the model.
-        given = self.placement(geometry.slabs(patches(latents, c.patch_size)), (*TOKENS[:3], None, None, None))
+        # Cut over the mesh before they are as wide as the model, but not before they are in order: the compiler would
+        # cut the picture itself and move all of it once more.
+        given = self.placement(patches(latents, c.patch_size), ("batch", None, None, None, None))
+        given = self.placement(geometry.slabs(given), (*TOKENS[:3], None, None, None))
         x = self.placement(PatchEmbedder(c.hidden_size, p, name="x_embedder")(given), TOKENS)
         self.sow("intermediates", "patch_embed", geometry.raster(x))
         t_emb = TimeEmbedder(c.adaln_tembed_dim, c.frequency_embedding_size, p, name="t_embedder")(t)

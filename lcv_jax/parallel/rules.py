@@ -21,7 +21,7 @@ class Rules:
 
     Parameters: embed is the width of the model, vocab the rows of an embedding, channels a convolution's outputs.
     Of both: heads, the joined channels of attention heads; mlp, the inner width of a feed-forward layer. Activations:
-    batch; tokens, those of a slab (`ops.attention.Attention`); pixels, the rows of a picture.
+    batch; tokens, those of a slab (`ops.attention.Attention`). How the autoencoder's pictures are cut, `VideoCut` says.
     """
 
     batch: tuple[str, ...]
@@ -31,7 +31,6 @@ class Rules:
     vocab: tuple[str, ...] = ("tensor",)
     heads: tuple[str, ...] = ("tensor",)
     mlp: tuple[str, ...] = ("tensor",)
-    pixels: tuple[str, ...] = ("data", "fsdp", "context", "tensor")
 
     def of(self, name: str, where: str) -> tuple[str, ...]:
         """The mesh axes of one logical axis; raises InputError for a name that is none."""

@@ -21,12 +21,19 @@ from lcv_jax.models import zoo
 from lcv_jax.models.dit import DiT
 from lcv_jax.models.precision import Precision
 from lcv_jax.models.umt5 import UMT5Encoder
-from lcv_jax.models.vae_coding import Tiling, VAECoder
+from lcv_jax.models.vae_coding import Cut, Tiling, VAECoder, uncut
 from lcv_jax.ops.attention import dense_attention
+from lcv_jax.parallel import footprint
 from lcv_jax.parallel.mesh import MeshConfig, mesh_of
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import SAMPLING
+from lcv_jax.parallel.video_cut import VideoCut
 from lcv_jax.sample import memory
+
+
+def _cut(placement: MeshPlacement, tiling: Tiling | None) -> Cut:
+    """How the autoencoder's pictures are cut: over all devices, exactly, unless tiles are asked for."""
+    return uncut if placement.mesh.size == 1 or tiling is not None else VideoCut(placement.mesh)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,9 +80,16 @@ class Opened:
             schedule=layout.read_schedule(folder),
             dit=DiT(files["dit"].config, precision, dense, dense, placement),
             text_encoder=UMT5Encoder(files["text_encoder"].config, precision),
-            coder=VAECoder(files["vae"].config, precision, vae_tiling),
+            coder=VAECoder(files["vae"].config, precision, vae_tiling, cut=_cut(placement, vae_tiling)),
             placement=placement,
         )
+
+    def __post_init__(self):
+        heads, devices = self.dit.config.num_heads, self.placement.mesh.shape["tensor"]
+        if heads % devices:
+            raise InputError(
+                f"{self.folder}: the DiT's {heads} heads do not divide by mesh axis tensor={devices}: make it smaller"
+            )
 
     @property
     def pixel_multiple(self) -> int:
@@ -97,12 +111,18 @@ class Opened:
         }
 
     def check_memory(self, adapters: int = 0, run: int = 0) -> None:
-        """Raises InputError unless the weights, `adapters` bytes of LoRAs and `run` bytes of sampling fit together."""
-        weights = sum(memory.tree_bytes(zoo.abstract_params(m.config, self.precision)) for m in self.files.values())
+        """Raises InputError unless what a device holds of the weights, of `adapters` bytes of LoRAs, and `run` bytes of
+        sampling fit together."""
+        weights, devices = 0, self.placement.mesh.shape
+        for model in self.files.values():
+            abstract = zoo.abstract_params(model.config, self.precision)
+            weights += footprint.device_bytes(abstract, self.placement.params(model.config, abstract))
+        adapters //= devices["fsdp"] * devices["tensor"]
         memory.check(
             weights + adapters + run,
             f"{self.folder} in {self.precision.param}" + (" with this run" if run else ""),
-            "use bfloat16, a smaller size, fewer frames, or a device with more memory",
+            "use bfloat16, a smaller size, fewer frames, more devices (fsdp), or some with more memory",
+            self.placement.mesh,
         )
 
     @functools.cached_property

@@ -1,0 +1,39 @@
+"""Whole pipelines on meshes of 8 virtual devices equal one device."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = pathlib.Path(__file__).with_name("sharded_pipeline.py")
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def check(checkpoint, tasks, *meshes):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(checkpoint), tasks, *meshes],
+        env={**os.environ, **quick, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Involuntary full rematerialization" not in done.stderr
+    report = json.loads(done.stdout)
+    assert len(report) == len(meshes) * {"quick": 3, "all": 5}[tasks]
+    for name, difference in report.items():
+        # A decoded pixel on the border of two bytes may fall on either side, and a second segment starts from bytes.
+        assert difference < (2e-2 if "long_video" in name else 2e-4), name
+
+
+def test_tasks_on_a_mixed_mesh(checkpoint_dir):
+    check(checkpoint_dir, "quick", "data=2,context=2,tensor=2")
+
+
+@pytest.mark.slow
+def test_every_task_on_every_mesh(checkpoint_dir):
+    check(checkpoint_dir, "all", "fsdp=8", "context=8", "data=2,tensor=4", "fsdp=2,context=4")
