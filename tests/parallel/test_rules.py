@@ -109,7 +109,7 @@ def test_adapters_are_cut_as_their_kernels_are():
 def test_a_parameter_without_a_rule_raises():
     config = zoo.ARCHITECTURES["longcat-13b"].dit
     abstract = abstract_params(config, BFLOAT16)
-    with pytest.raises(KeyError, match="blocks/gate/kernel.*no rule"):
+    with pytest.raises(KeyError, match=r"blocks/gate/kernel.*no rule"):
         parameter_axes(config, {"blocks": {"gate": {"kernel": jax.ShapeDtypeStruct((2, 2), "float32")}}})
     wrong = {"blocks": {"ffn": {"w1": {"kernel": jax.ShapeDtypeStruct((4096, 11008), "float32")}}}}
     with pytest.raises(ValueError, match="its logical axes are"):
