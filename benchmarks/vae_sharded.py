@@ -138,8 +138,7 @@ def cost_row(config: VAEConfig, method: str, h: int, w: int) -> Row:
     one, whole_state = compiled_step(config, precision, method, uncut, h, w)
     many, state = compiled_step(config, precision, method, cut, h, w)
     factor = config.spatial_factor if method == "encode" else 1
-    like = jax.ShapeDtypeStruct((1, 1, h * factor, w * factor, 1), jnp.float32)
-    halo = cut.halo(config, method, 1, like)
+    halo = cut.halo(config, method, 1, (1, 1, h * factor, w * factor))
     sent = sent_by_kind(read_collectives(many))
     least = least_bytes(config, method, halo, h, w, after=0)
     figures = {
@@ -167,7 +166,7 @@ def whole_rows(config: VAEConfig, T: int, h: int, w: int) -> Iterator[Row]:
     model, params = VAECoder(config, FLOAT32).model, abstract_params(config, FLOAT32)
     z = jax.ShapeDtypeStruct((1, T, h, w, config.z_dim), jnp.float32)
     cuts = VideoCut(mesh), VideoCut(mesh, space=(), frames=("context",))
-    least = least_bytes(config, "decode", cuts[0].halo(config, "decode", T, z), h, w, after=T - 1)
+    least = least_bytes(config, "decode", cuts[0].halo(config, "decode", T, z.shape), h, w, after=T - 1)
     for cut in cuts:
         program = jax.jit(functools.partial(cut.whole, model, "decode")).lower(params, z).compile()
         sent = sent_by_kind(read_collectives(program))
@@ -179,7 +178,7 @@ def whole_rows(config: VAEConfig, T: int, h: int, w: int) -> Iterator[Row]:
             "temporaries_MiB": program.memory_analysis().temp_size_in_bytes / MIB,
         }
         frames = config.temporal_factor * (T - 1) + 1
-        case = f"decode {frames} frames at once over {pieces(cut.halo(config, 'decode', T, z))}"
+        case = f"decode {frames} frames at once over {pieces(cut.halo(config, 'decode', T, z.shape))}"
         yield Row(case, sent["collective-permute"] / least, minimum=1.0, figures=figures)
 
 

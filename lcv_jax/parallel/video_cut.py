@@ -64,7 +64,7 @@ class VideoCut:
 
     def whole(self, model: WanVAE, method: str, params: Any, x: Array) -> Any:
         T = model.config.latent_frames(x.shape[1]) if method == "encode" else x.shape[1]
-        halo, sizes = self.halo(model.config, method, T, x), _sizes(model.config, method)
+        halo, sizes = self.halo(model.config, method, T, x.shape), _sizes(model.config, method)
         spec = P(*self._groups(halo))
         run = functools.partial(uncut.whole, model.clone(near=halo), method)
         run = jax.shard_map(run, mesh=self.mesh, in_specs=(P(), spec), out_specs=spec)
@@ -76,20 +76,20 @@ class VideoCut:
                 f"a stream cut in time over {self.frames}: a stream goes through time on every device; cut its space, "
                 "or encode and decode whole videos"
             )
-        halo, sizes = self.halo(model.config, method, x.shape[1], x), _sizes(model.config, method)
+        halo, sizes = self.halo(model.config, method, x.shape[1], x.shape), _sizes(model.config, method)
         spec = P(*self._groups(halo))
         run = functools.partial(uncut.step, model.clone(near=halo), method)
         run = jax.shard_map(run, mesh=self.mesh, in_specs=(P(), spec, spec), out_specs=(spec, spec))
         y, state = run(params, state, _hung_over(halo, sizes.input, x))
         return self._video(halo, sizes.output, y), state
 
-    def halo(self, config: VAEConfig, method: str, T: int, x: Array) -> Halo:
-        """How x, to be encoded or decoded, T latent frames, is cut. Raises InputError where it cannot be."""
+    def halo(self, config: VAEConfig, method: str, T: int, shape: tuple[int, ...]) -> Halo:
+        """How an array of `shape` with T latent frames is cut to be encoded or decoded. Raises InputError."""
         copies = self._devices(self.batch)
-        if x.shape[0] % copies:
-            raise InputError(f"{x.shape[0]} videos over {copies} devices ({self.batch}): expected a multiple of them")
+        if shape[0] % copies:
+            raise InputError(f"{shape[0]} videos over {copies} devices ({self.batch}): expected a multiple of them")
         pixels = _sizes(config, method).input.pixels
-        h, w = x.shape[2] // pixels, x.shape[3] // pixels
+        h, w = shape[2] // pixels, shape[3] // pixels
         rows, columns = split_picture({name: self.mesh.shape[name] for name in self.space}, h, w)
         frames = self._pieces(self.frames, T)
         if frames is not None and frames.size < 2:
