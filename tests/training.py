@@ -9,6 +9,7 @@ from lcv_jax.models.dit import DiT
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.precision import FLOAT32, Precision
 from lcv_jax.models.umt5 import TextStates
+from lcv_jax.models.zoo import init_params
 from lcv_jax.objectives.objective import Trees
 from lcv_jax.objectives.pretrain import Batch
 
@@ -30,9 +31,7 @@ def dit(config: DiTConfig = TINY, precision: Precision = FLOAT32, **fields) -> D
 
 def init(model: DiT, seed: int = 0):
     """Parameters of an untrained model."""
-    c = model.config
-    args = np.zeros((1, 1, 2, 2, c.in_channels)), np.zeros((1, 1)), np.zeros((1, 1, c.caption_channels))
-    return jax.jit(model.init)(jax.random.key(seed), *args)["params"]
+    return jax.jit(lambda key: init_params(model.config, model.precision, key))(jax.random.key(seed))
 
 
 def awake(params, seed: int = 0, scale: float = 0.1):

@@ -1,12 +1,13 @@
-"""Named architectures, and the abstract parameters of any of the three models."""
+"""Named architectures, and the parameters of any of the three models: their shapes, and those of an untrained one."""
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lcv_jax.models import dit
+from lcv_jax.models.dit import DiT
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.precision import BFLOAT16, Precision
 from lcv_jax.models.umt5 import UMT5Encoder
@@ -47,27 +48,44 @@ _WAN_VAE = VAEConfig(
 ARCHITECTURES = {"longcat-13b": Architecture(DiTConfig(), _WAN_VAE, UMT5Config())}
 
 
-@functools.singledispatch
 def abstract_params(config: ModelConfig, precision: Precision = BFLOAT16):
     """A model's parameters as a nested dict of jax.ShapeDtypeStruct; nothing is allocated."""
+    return jax.eval_shape(functools.partial(init_params, config, precision), jax.random.key(0))
+
+
+def init_params(config: ModelConfig, precision: Precision, key: jax.Array):
+    """The parameters of an untrained model, in precision.param: a nested dict.
+
+    To be jitted with shardings for its result: then no device ever holds a whole parameter that is cut.
+    """
+    model, inputs = _called(config, precision)
+    return model.init(key, *(jnp.zeros(x.shape, x.dtype) for x in inputs))["params"]
+
+
+@functools.singledispatch
+def _called(config: ModelConfig, precision: Precision) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    """A model and the smallest inputs that reach all of its parameters."""
     raise TypeError(f"{type(config).__name__} is not a model's config")
 
 
-@abstract_params.register
-def _(config: DiTConfig, precision: Precision = BFLOAT16):
-    return dit.abstract_params(config, precision)
+@_called.register
+def _(config: DiTConfig, precision: Precision):
+    latents = jax.ShapeDtypeStruct((1, 1, *config.patch_size[1:], config.in_channels), jnp.float32)
+    t = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    text = jax.ShapeDtypeStruct((1, 1, config.caption_channels), jnp.float32)
+    return DiT(config, precision), (latents, t, text)
 
 
-@abstract_params.register
-def _(config: VAEConfig, precision: Precision = BFLOAT16):
+@_called.register
+def _(config: VAEConfig, precision: Precision):
     side = config.spatial_factor
     # Enough frames for every temporal resampler to see more than its first frame.
     video = jax.ShapeDtypeStruct((1, 1 + 2 * config.temporal_factor, side, side, config.in_channels), jnp.float32)
-    return jax.eval_shape(WanVAE(config, precision).init, jax.random.key(0), video)["params"]
+    return WanVAE(config, precision), (video,)
 
 
-@abstract_params.register
-def _(config: UMT5Config, precision: Precision = BFLOAT16):
+@_called.register
+def _(config: UMT5Config, precision: Precision):
     ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
-    return jax.eval_shape(UMT5Encoder(config, precision).init, jax.random.key(0), ids, mask)["params"]
+    return UMT5Encoder(config, precision), (ids, mask)
