@@ -19,7 +19,7 @@ from lcv_jax.ops.sparse_attention import BlockSparseAttention
 from lcv_jax.parallel.ring import ring
 from lcv_jax.parallel.slabs import real_tokens
 from lcv_kernels.pallas import Selection, XlaConfig, attend_blocks, block_means, select_by_means
-from lcv_kernels.pallas.block_sparse_attention.registry import target_device
+from lcv_kernels.pallas.block_sparse_attention.registry import Call, chosen, target_device
 from lcv_kernels.pallas.block_sparse_attention.regroup import blocks_of
 from lcv_kernels.pallas.block_sparse_attention.xla import config_for
 
@@ -49,8 +49,8 @@ def sparse_ring_attention(
         places = selected_places(q, k, axes, inner, queries, blocks)
         if places.shape[-1] == 0:
             return jnp.zeros_like(q)
-        config = _config(inner.implementation, size, places.shape[-1], jax.lax.axis_size(axes))
-        attention = _SparsePart(size, blocks.held, inner.implementation, config)
+        average = -(-places.shape[-1] // jax.lax.axis_size(axes))
+        attention = _SparsePart(size, blocks.held, average, inner.implementation)
         return ring(attention, tuple(axes), joined(q), joined(k), joined(v), places).reshape(q.shape)
     except ValueError as error:
         raise InputError(f"block sparse attention: {error}") from error
@@ -105,27 +105,15 @@ def selected_places(
     return jnp.sort(jnp.where(meant, keys.place(indices), nowhere), -1)
 
 
-def _config(implementation: str | None, size: int, selected: int, parts: int) -> XlaConfig | None:
-    """How XLA cuts its work. It computes all places of a slice, and of the `selected` that a row has room for a device
-    holds a `parts`-th on average: in slices of twice as many, few stay empty. Without it a pass of 8 devices took 9
-    times as long on a CPU. Kernels go by the counts; None where one may be taken.
-    """
-    platform = target_device()[0]
-    if implementation != "xla" and (implementation is not None or platform in ("gpu", "cuda")):
-        return None
-    config = config_for(platform)
-    return dataclasses.replace(config, slice_keys=min(config.slice_keys, size * -(-2 * selected // parts)))
-
-
 @dataclasses.dataclass(frozen=True)
 class _SparsePart:
     """A `ring.PartAttention` whose `extra` is the result of `selected_places`. size: tokens of a block; held: key
-    blocks of a device."""
+    blocks of a device; average: how many of them a row with all its places taken has, if they lie evenly."""
 
     size: int
     held: int
+    average: int
     implementation: str | None
-    config: XlaConfig | None
 
     def attend(self, q: Array, k: Array, v: Array, extra: Array, source: Array) -> Part:
         out, lse = self._attend(q, k, v, self._selection(extra, source))
@@ -144,17 +132,20 @@ class _SparsePart:
         return pull((d_part, share * (own_means - means)))
 
     def _attend(self, q: Array, k: Array, v: Array, selection: Selection) -> tuple[Array, Array]:
-        return attend_blocks(
-            q,
-            k,
-            v,
-            *selection,
-            block_q=self.size,
-            block_k=self.size,
-            return_lse=True,
-            implementation=self.implementation,
-            config=self.config,
+        blocks = {"block_q": self.size, "block_k": self.size}
+        call = Call(
+            *target_device(), str(q.dtype), q.shape[-1], **blocks, keys=k.shape[1], selected=selection.indices.shape[-1]
         )
+        config = self._config(call) if chosen(call, self.implementation, None) == "xla" else None
+        return attend_blocks(
+            q, k, v, *selection, **blocks, return_lse=True, implementation=self.implementation, config=config
+        )
+
+    def _config(self, call: Call) -> XlaConfig:
+        """XLA computes all places of a slice, meant or not, where kernels go by the counts: in slices of twice the
+        average few stay empty. Without, a forward pass on 8 devices took 9 times as long."""
+        config = config_for(call.platform)
+        return dataclasses.replace(config, slice_keys=min(config.slice_keys, 2 * self.average * self.size))
 
     def _selection(self, places: Array, source: Array) -> Selection:
         """Those of the places that are the source's, as indices of its blocks."""

@@ -189,9 +189,9 @@ def test_a_gpu_without_the_kernels_is_warned(fresh_registry, monkeypatch, caplog
 
 
 def test_what_has_not_run_on_a_gpu_is_taken_by_name_only(fresh_registry, caplog):
-    assert registry._choose(HOPPER, None, None) == "xla"
+    assert registry.chosen(HOPPER, None, None) == "xla"
     assert "xla; not mosaic_gpu: it has not run on a GPU yet" in caplog.text
-    assert registry._choose(HOPPER, "mosaic_gpu", None) == "mosaic_gpu"
+    assert registry.chosen(HOPPER, "mosaic_gpu", None) == "mosaic_gpu"
 
 
 def test_kernels_by_name_say_why_they_do_not_run(fresh_registry):

@@ -62,7 +62,12 @@ def choose(call: Call, name: str | None, config: Any) -> Attend:
 
     Raises ValueError for an unknown name, for one that does not support the call, and when no implementation does.
     """
-    return _IMPLEMENTATIONS[_choose(call, name, config)].attend
+    return _IMPLEMENTATIONS[chosen(call, name, config)].attend
+
+
+def chosen(call: Call, name: str | None, config: Any) -> str:
+    """The name of what `choose` gives: for those whose config depends on it."""
+    return _choose(call, name, config)
 
 
 def target_device() -> tuple[str, str]:
