@@ -51,9 +51,9 @@ def given(**trees) -> Trees:
     return Trees(prompts={"empty": empty_prompt()}, **trees)
 
 
-def batch(seed=0, size=4, frames=3, num_cond=0, config: DiTConfig = TINY) -> Batch:
+def batch(seed=0, size=4, frames=3, num_cond=0, config: DiTConfig = TINY, side=4) -> Batch:
     rng = np.random.default_rng(seed)
-    latents = rng.normal(size=(size, frames, 4, 4, config.in_channels)).astype(np.float32)
+    latents = rng.normal(size=(size, frames, side, side, config.in_channels)).astype(np.float32)
     states = rng.normal(size=(size, 3, config.caption_channels)).astype(np.float32)
     mask = np.arange(3) < rng.integers(1, 4, (size, 1))
     return Batch(latents, TextStates(states, mask), num_cond)

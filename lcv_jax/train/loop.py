@@ -85,6 +85,7 @@ def run(
             if leaving and at < schedule.steps:
                 end = End.PREEMPTED
                 break
+        window.close(at)
         checkpoints.wait()
     return state, end
 
@@ -138,6 +139,11 @@ class _Window:
         self._sum = metrics if self._sum is None else {name: self._sum[name] + metrics[name] for name in metrics}
         self._steps += 1
         if at % self._log_every == 0:
+            self._write(at)
+
+    def close(self, at: int) -> None:
+        """Writes what a last line has not been written for."""
+        if self._steps:
             self._write(at)
 
     def _write(self, at: int) -> None:

@@ -20,6 +20,7 @@ Array = jax.Array
 Tree = Any
 Step = Callable[[TrainState, Any, Trees], tuple[TrainState, Metrics]]
 TRAINED = ("params", "lora")
+_NOTHING = Trees()
 
 
 def make_step(
@@ -55,7 +56,7 @@ def make_step(
     def placed(grads: Tree) -> Tree:
         return grads if shardings is None else jax.lax.with_sharding_constraint(grads, shardings)
 
-    def step(state: TrainState, batch: Any, given: Trees = Trees()) -> tuple[TrainState, Metrics]:  # noqa: B008
+    def step(state: TrainState, batch: Any, given: Trees = _NOTHING) -> tuple[TrainState, Metrics]:
         keys = sample_keys(jax.random.fold_in(state.key, state.step), batch_size(batch))
         value, metrics, grads = _gradients(loss, state.trained, given, batch, keys, accumulate, placed)
         norm = optax.tree.norm(grads)

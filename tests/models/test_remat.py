@@ -31,6 +31,7 @@ def loss(remat, attention=dense_attention, config=training.TINY):
     return lambda params: jnp.square(model.apply({"params": params}, X, t, TEXT)).mean()
 
 
+@pytest.mark.slow
 def test_gradients_are_the_same_and_memory_is_less():
     """Deep, so that what is kept of every block outweighs what the block at work needs."""
     deep = dataclasses.replace(training.TINY, depth=16)

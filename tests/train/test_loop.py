@@ -109,8 +109,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
     assert [record["step"] for record in lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
-def test_lines_are_means_and_the_last_step_is_saved(tmp_path):
-    state, end = numbers(tmp_path, Schedule(steps=2, save_every=10, log_every=2))
+@pytest.mark.parametrize("log_every", [2, 10])
+def test_lines_are_means_and_the_last_step_is_written_and_saved(tmp_path, log_every):
+    state, end = numbers(tmp_path, Schedule(steps=2, save_every=10, log_every=log_every))
     assert end is End.FINISHED
     assert int(state.step) == 2
     (record,) = lines(tmp_path / "metrics.jsonl")
