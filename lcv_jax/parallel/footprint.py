@@ -31,6 +31,12 @@ def tree_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def device_bytes(abstract: Any, shardings: Any) -> int:
+    """Bytes that one device holds of a sharded tree."""
+    pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
+    return sum(math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, where in pairs)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cut:
     """Into how many parts a mesh cuts each of these. weights: a block's weights at rest, beside what `heads` does."""
@@ -150,7 +156,7 @@ def step_moment(config: DiTConfig, precision: Precision, load: StepLoad, cut: Cu
     joined = 2 * rows * keys * share * D // cut.heads * item if load.cached else 0
     held = backend.logits((rows, tokens, heads, c.head_dim), keys * frame_tokens, precision.compute)
     text = rows * load.text_tokens * D * item * 4
-    cache_rows = min(load.cache_rows, rows)
+    cache_rows = -(-load.cache_rows // cut.batch)
     cache = 2 * c.depth * cache_rows * load.cached * share * D // cut.heads * item
     latents = 8 * 4 * rows * T * h * w * C
     weights = backend.weights(c, precision, cut)

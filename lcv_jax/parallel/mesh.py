@@ -98,7 +98,8 @@ class MeshConfig:
             )
         shape = tuple(filled.sizes.values())
         if len(taken) == len(devices) and hasattr(taken[0], "process_index") and taken[0].platform == "tpu":
-            placed = mesh_utils.create_device_mesh(shape, taken)  # neighbours in the torus stand next to one another
+            # Neighbours in the torus stand next to one another.
+            placed = mesh_utils.create_device_mesh(shape, taken, allow_split_physical_axes=True)
         else:
             placed = np.array(taken).reshape(shape)
         return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -9,7 +9,6 @@ import functools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
@@ -152,12 +151,6 @@ def step_flops(asked: Asked) -> float:
     return asked.rows * ((3 + again.products) * (linear + text) + (3.5 + again.attention) * attention)
 
 
-def device_bytes(abstract: Any, shardings: Any) -> int:
-    """Bytes that one device holds of a sharded tree."""
-    pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
-    return sum(math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, where in pairs)
-
-
 def placement(asked: Asked) -> MeshPlacement:
     """Of a mesh without devices."""
     sizes = asked.mesh.sizes
@@ -189,7 +182,7 @@ def _sampling_memory(asked: Asked) -> Memory:
     params = 0
     for config in (model.dit, model.text_encoder, model.vae):
         abstract = _abstract(config, precision)
-        params += device_bytes(abstract, on.params(config, abstract))
+        params += footprint.device_bytes(abstract, on.params(config, abstract))
     params += asked.task.lora * precision.param.itemsize // (asked.mesh.fsdp * asked.mesh.tensor)
     step = _sampling_moment(asked, precision, footprint.ACCELERATOR)
     _, h, w = asked.task.latents(model)
@@ -201,7 +194,7 @@ def _sampling_memory(asked: Asked) -> Memory:
 def _training_memory(asked: Asked) -> Memory:
     """float32 masters, gradients, two moments and, if any, the mean, all cut alike."""
     abstract = _abstract(asked.architecture.dit, asked.precision)
-    masters = device_bytes(abstract, placement(asked).params(asked.architecture.dit, abstract))
+    masters = footprint.device_bytes(abstract, placement(asked).params(asked.architecture.dit, abstract))
     moment = _training_moment(asked, asked.precision, footprint.ACCELERATOR)
     return Memory(masters, masters, 2 * masters, asked.ema * masters, moment.activations, moment.temporaries)
 

@@ -155,6 +155,7 @@ def check_memory(opened: Opened, asked: LongRequest) -> None:
         needed_bytes(opened, asked),
         f"a segment of {asked.options[0].num_frames} frames",
         "choose a smaller size, fewer frames a segment, or tiles for the autoencoder",
+        opened.placement.mesh,
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from lcv_jax.errors import InputError
 from lcv_jax.flow.schedule import sigmas
+from lcv_jax.parallel.footprint import StepLoad
 from lcv_jax.sample import memory
 from lcv_jax.sample.opened import Opened
 from lcv_jax.sample.request import Request
@@ -53,17 +54,18 @@ def plan(opened: Opened, request: Request) -> Plan:
 
 
 def run_bytes(opened: Opened, request: Request, plan: Plan) -> int:
-    """Memory that the run needs beside the weights, about."""
+    """Memory that the run needs on a device beside the weights, about."""
     B, T, h, w, C = plan.shape
     cached = request.condition is not None and request.condition.cached
-    load = memory.StepLoad(
+    load = StepLoad(
         latents=(B, T - plan.num_cond if cached else T, h, w, C),
         passes=1 if plan.negatives is None else 2,
         cached=plan.num_cond if cached else 0,
         cache_rows=1 if request.options.posterior == "mode" else B,
         text_tokens=request.options.max_text_tokens,
     )
-    return max(memory.step_bytes(opened.dit, load), memory.vae_bytes(opened.coder, h, w))
+    mesh, methods = opened.placement.mesh, ("decode", "encode") if plan.num_cond else ("decode",)
+    return max(memory.step_bytes(opened.dit, load, mesh), memory.vae_bytes(opened.coder, mesh, h, w, *methods))
 
 
 def check_memory(opened: Opened, request: Request, plan: Plan) -> None:
@@ -73,4 +75,5 @@ def check_memory(opened: Opened, request: Request, plan: Plan) -> None:
         run_bytes(opened, request, plan),
         f"sampling {B} x {T} latent frames at {plan.size[0]} x {plan.size[1]}",
         "choose a smaller size, fewer frames, fewer prompts at once, or tiles for the autoencoder",
+        opened.placement.mesh,
     )

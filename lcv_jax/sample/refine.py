@@ -18,6 +18,7 @@ from lcv_jax.data.upsample import upsampled
 from lcv_jax.errors import InputError
 from lcv_jax.flow.path import noised
 from lcv_jax.flow.schedule import Kind, sigmas
+from lcv_jax.parallel.footprint import StepLoad
 from lcv_jax.sample import memory
 from lcv_jax.sample.denoise import Conditioning
 from lcv_jax.sample.opened import Opened
@@ -105,9 +106,11 @@ def plan(
 
 
 def run_bytes(opened: Opened, plan: RefinePlan, options: Options) -> int:
-    """Memory that the refinement needs beside the weights, about."""
-    load = memory.StepLoad(plan.shape, passes=1, cached=0, cache_rows=1, text_tokens=options.max_text_tokens)
-    return max(memory.step_bytes(opened.dit, load), memory.vae_bytes(opened.coder, *plan.shape[2:4]))
+    """Memory that the refinement needs on a device beside the weights, about."""
+    load = StepLoad(plan.shape, passes=1, cached=0, cache_rows=1, text_tokens=options.max_text_tokens)
+    mesh, picture = opened.placement.mesh, plan.shape[2:4]
+    vae = memory.vae_bytes(opened.coder, mesh, *picture, "decode", "encode")
+    return max(memory.step_bytes(opened.dit, load, mesh), vae)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +153,7 @@ def request(
         run_bytes(opened, planned, options),
         f"refining {planned.count} frames at {planned.size[0]} x {planned.size[1]}",
         "refine fewer frames at once, a smaller size, or with tiles for the autoencoder",
+        opened.placement.mesh,
     )
     return RefineRequest(frames, given, planned, t_thresh, noise, options)
 
