@@ -18,6 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 from lcv_jax.checkpoint.source import Source
 from lcv_jax.checkpoint.table import Axes, Place, Table
 from lcv_jax.errors import InputError
+from lcv_jax.models.layers import KERNEL_SCALE
+from lcv_jax.models.quantised import Quantisation
 
 Params = dict[str, Any]
 READABLE = ("float32", "bfloat16", "float16")
@@ -44,13 +46,16 @@ def load_params(
     *,
     dtype: Any = None,
     shardings: Params | None = None,
+    quantisation: Quantisation | None = None,
     check_finite: bool = False,
 ) -> Params:
     """Loads a model's parameters.
 
     abstract: nested dict of jax.ShapeDtypeStruct, stacked blocks with the layer axis first. dtype: of every
     leaf; None takes each abstract leaf's. shardings: a pytree like `abstract` of NamedSharding or
-    SingleDeviceSharding; None is the default device. check_finite: refuse NaN and infinity (after the cast).
+    SingleDeviceSharding; None is the default device. A memory kind in them is where a leaf rests once it is whole. With
+    `quantisation` the kernels that it takes are quantised row by row, from the values as stored, and `shardings` are
+    those of `quantisation.abstract(abstract)`. check_finite: refuse NaN and infinity (after the cast).
 
     Raises InputError, before any tensor is read, on unknown, missing or doubly mapped keys, on wrong shapes
     and on dtypes other than float32, bfloat16 and float16; while reading, on values that are not finite. Where
@@ -59,11 +64,19 @@ def load_params(
     leaves = plan(source, table, abstract)
     check_aliases(source, table)
     where = flatten(shardings) if shardings is not None else {}
-    loaded = {}
+    default = SingleDeviceSharding(jax.local_devices()[0])
+    loaded: dict[str, jax.Array] = {}
     for leaf in leaves:
         target = jnp.dtype(dtype or leaf.abstract.dtype)
-        sharding = where[leaf.path] if shardings is not None else SingleDeviceSharding(jax.local_devices()[0])
-        loaded[leaf.path] = _load_leaf(source, leaf, target, sharding, check_finite)
+        if quantisation is not None and quantisation.takes(leaf.path):
+            paths = leaf.path, f"{leaf.path.rpartition('/')[0]}/{KERNEL_SCALE}"
+            to = tuple(where.get(path, default) for path in paths)
+            kernel_and_scale = _load_quantised(source, leaf, quantisation, tuple(map(_working, to)), check_finite)
+            values = zip(paths, kernel_and_scale, to, strict=True)
+        else:
+            to = where.get(leaf.path, default)
+            values = [(leaf.path, _load_leaf(source, leaf, target, _working(to), check_finite), to)]
+        loaded |= {path: _at_rest(value, to) for path, value, to in values}
     return unflatten(loaded)
 
 
@@ -212,6 +225,52 @@ def _write(buffer: jax.Array, row: jax.Array, i: jax.Array, axes: Axes, sharding
     return jax.lax.with_sharding_constraint(buffer, sharding)
 
 
+def _load_quantised(
+    source: Source,
+    leaf: Leaf,
+    quantisation: Quantisation,
+    shardings: tuple[Sharding, Sharding],
+    check_finite: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """Reads a stacked kernel's tensors onto its shards as a quantised kernel and its scales, of these shardings."""
+    layers, _, *features = leaf.abstract.shape
+    kernel = jnp.zeros(leaf.abstract.shape, quantisation.dtype, device=shardings[0])
+    scale = jnp.zeros((layers, *features), jnp.float32, device=shardings[1])
+    row_sharding = _row_sharding(leaf, shardings[0])
+    for i, (name, place) in enumerate(leaf.parts):
+        row = put(read_cast(source, name, source.tensors[name].dtype, check_finite), row_sharding)
+        written = _write_quantised(kernel, scale, row, np.int32(i), place.axes, quantisation, shardings)
+        kernel, scale = jax.block_until_ready(written)
+    return kernel, scale
+
+
+@functools.partial(jax.jit, donate_argnums=(0, 1), static_argnums=(4, 5, 6))
+def _write_quantised(
+    kernel: jax.Array,
+    scale: jax.Array,
+    row: jax.Array,
+    i: jax.Array,
+    axes: Axes,
+    quantisation: Quantisation,
+    shardings: tuple[Sharding, Sharding],
+) -> tuple[jax.Array, jax.Array]:
+    """Writes an official tensor, quantised, into row i of both."""
+    buffers = zip((kernel, scale), quantisation(axes.ours(row)), strict=True)
+    written = tuple(jax.lax.dynamic_update_index_in_dim(buffer, new, i, 0) for buffer, new in buffers)
+    return jax.lax.with_sharding_constraint(written, shardings)
+
+
+def _working(sharding: Sharding) -> Sharding:
+    """The same on the devices' own memory: rows are transposed and stacked there."""
+    return sharding.with_memory_kind(None)
+
+
+def _at_rest(value: jax.Array, sharding: Sharding) -> jax.Array:
+    """A whole leaf where it is to stay."""
+    moves = value.sharding.memory_kind != sharding.memory_kind
+    return jax.block_until_ready(jax.device_put(value, sharding)) if moves else value
+
+
 def _row_sharding(leaf: Leaf, sharding: NamedSharding | SingleDeviceSharding) -> Sharding:
     """Where one official tensor of a stacked leaf goes, so that no device gets more than it keeps."""
     if isinstance(sharding, SingleDeviceSharding):
@@ -219,4 +278,4 @@ def _row_sharding(leaf: Leaf, sharding: NamedSharding | SingleDeviceSharding) ->
     rank = len(leaf.abstract.shape)
     spec = (*sharding.spec, *(None,) * (rank - len(sharding.spec)))[1:]
     official = PartitionSpec(*leaf.parts[0][1].axes.official_cut(spec))
-    return NamedSharding(sharding.mesh, official, memory_kind=sharding.memory_kind)
+    return NamedSharding(sharding.mesh, official)

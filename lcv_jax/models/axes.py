@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.layers import KERNEL_SCALE
 from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.models.vae_config import VAEConfig
 
@@ -70,6 +71,11 @@ def lora_axes(kernel: Names, *, stacked: bool) -> dict[str, Names]:
     return {"down": (*layers, first, None), "up": (*layers, None, None, last), "scale": layers}
 
 
+def _scale_axes(kernel: Names) -> Names:
+    """Of a quantised kernel's scales, one an output: like a bias, cut with what is cut by heads or inner width."""
+    return tuple(None if name == "embed" else name for name in kernel[1:])
+
+
 def _walk(tree: Mapping[str, Any], prefix: str, table: tuple, stacked: str | None) -> dict[str, Any]:
     out = {}
     for key, value in tree.items():
@@ -78,9 +84,11 @@ def _walk(tree: Mapping[str, Any], prefix: str, table: tuple, stacked: str | Non
             out[key] = _walk(value, f"{path}/", table, stacked)
             continue
         # The first that fits is meant: a rule for all vectors stands last.
-        names = next((names for pattern, names in table if re.fullmatch(pattern, path)), None)
+        sought = f"{prefix}kernel" if key == KERNEL_SCALE else path
+        names = next((names for pattern, names in table if re.fullmatch(pattern, sought)), None)
         if names is None:
             raise KeyError(f"{path!r}: no rule says which logical axes this parameter has")
+        names = _scale_axes(names) if key == KERNEL_SCALE else names
         names = (None, *names) if stacked and path.startswith(stacked) else names
         if len(names) != len(value.shape):
             raise ValueError(f"{path!r} has shape {value.shape}, its logical axes are {names}")

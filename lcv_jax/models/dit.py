@@ -33,6 +33,7 @@ from lcv_jax.ops.placement import Placement, anywhere
 from lcv_jax.ops.rope import Rope, rope, rotate
 
 Array = jax.Array
+Space = jax.memory.Space
 F32 = jnp.float32
 Grid = tuple[int, int, int]
 TOKENS = ("batch", None, "tokens", None)  # the logical axes of (B, A, S, D)
@@ -44,8 +45,9 @@ class KVCache:
     """Keys (after k_norm, BEFORE rotation) and values of the condition tokens, of every layer.
 
     k, v: (layers, B, A, S, h, d), the tokens as the attention that the cache was made with wants them, padding
-    included. B divides the running batch: 1 serves any, and that of the prompts serves a guided batch, the negative
-    prompts' rows first. frames: condition latent frames. block: the order of the tokens.
+    included; on the device or in the host's memory. B divides the running batch: 1 serves any, and that of the prompts
+    serves a guided batch, the negative prompts' rows first. frames: condition latent frames. block: the order of the
+    tokens.
     """
 
     k: Array
@@ -65,7 +67,8 @@ class ConditionPass:
 
 class DiT(nn.Module):
     """The velocity network. attention: among the video's tokens; cross_attention: of video tokens to text tokens;
-    placement: of the tokens on a mesh; remat: what blocks keep for the backward pass."""
+    placement: of the tokens on a mesh; remat: what blocks keep for the backward pass; cache_memory: where the condition
+    pass leaves keys and values."""
 
     config: DiTConfig
     precision: Precision
@@ -73,6 +76,7 @@ class DiT(nn.Module):
     cross_attention: Attention = dense_attention
     placement: Placement = anywhere
     remat: Remat = Remat.NONE
+    cache_memory: Space = Space.Device
 
     @nn.compact
     def __call__(
@@ -178,7 +182,7 @@ class DiT(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             out_axes=0,
             length=c.depth,
-        )(c, p, self.attention, self.cross_attention, self.placement, geometry, name="blocks")
+        )(c, p, self.attention, self.cross_attention, self.placement, geometry, self.cache_memory, name="blocks")
         layers = None if cache is None else (cache.k, cache.v)
         x, keys_values = blocks(x, layers, t_emb, tables, text)
         out = FinalLayer(c, p, geometry, name="final_layer")(x, t_emb)
@@ -224,6 +228,7 @@ class Block(nn.Module):
     cross_attention: Attention
     placement: Placement
     geometry: Geometry
+    cache_memory: Space
 
     @nn.compact
     def __call__(
@@ -257,7 +262,9 @@ class Block(nn.Module):
         self.sow("intermediates", "hidden", g.tokens(x))
         if text is not None:
             return x, None
-        return x, tuple(self.placement(y, ("batch", None, "tokens", "heads", None)) for y in keys_values)
+        kept = tuple(self.placement(y, ("batch", None, "tokens", "heads", None)) for y in keys_values)
+        # Layer by layer, so that the device never holds those of all layers.
+        return x, kept if self.cache_memory is Space.Device else jax.device_put(kept, self.cache_memory)
 
 
 def modulate(x: Array, shift: Array, scale: Array, geometry: Geometry) -> Array:
@@ -315,7 +322,10 @@ class SelfAttention(nn.Module):
 
 
 def _rows(cached: Array, B: int) -> Array:
-    """One layer's cache for a batch of B; done here, so that never more than one layer is repeated."""
+    """One layer's cache for a batch of B, on the device wherever it rests; done here, so that never more than one layer
+    is there and repeated."""
+    if jax.typeof(cached).memory_space is Space.Host:
+        cached = jax.device_put(cached, Space.Device)
     return jnp.tile(cached, (B // cached.shape[0], 1, 1, 1, 1))
 
 

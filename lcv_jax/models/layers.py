@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+KERNEL_SCALE = "kernel_scale"
 
 
 class Dense(nn.Module):
@@ -19,6 +20,8 @@ class Dense(nn.Module):
     {"down": (in, g r), "up": (g, r, out / g), "scale": ()}: g groups, as a rule G, each mapping its own r rows of the
     hidden to its own slice of all outputs. Several adapters add up; without the collection there are none. A float32
     layer multiplies in full float32 on every backend, also inside a bfloat16 model.
+
+    A kernel may be quantised (`models/quantised.py`): then "kernel_scale", (*features) float32, stands beside it.
     """
 
     features: int | tuple[int, int]
@@ -35,6 +38,8 @@ class Dense(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], *features), self.param_dtype)
         x = x.astype(self.dtype)
         y = jnp.tensordot(x, kernel.astype(self.dtype), axes=1, precision=precision)
+        if self.has_variable("params", KERNEL_SCALE):
+            y = (y.astype(jnp.float32) * self.get_variable("params", KERNEL_SCALE)).astype(self.dtype)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
             y = y + bias.astype(self.dtype)

@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +20,11 @@ from lcv_jax.flow.schedule import ScheduleConfig
 from lcv_jax.models import zoo
 from lcv_jax.models.dit import DiT
 from lcv_jax.models.precision import Precision
+from lcv_jax.models.quantised import Quantisation
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.vae_coding import Cut, Tiling, VAECoder, uncut
 from lcv_jax.ops.attention import dense_attention
-from lcv_jax.parallel import footprint
+from lcv_jax.parallel import footprint, host_memory
 from lcv_jax.parallel.mesh import MeshConfig, mesh_of
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import SAMPLING
@@ -41,7 +42,8 @@ class Opened:
     """Everything about a checkpoint but its weights, so that a run can be planned and refused before they are read.
 
     files: the three models' folders by name. coder: the autoencoder, in spatial tiles if wanted. placement: the mesh,
-    of one device unless a larger one was given.
+    of one device unless a larger one was given. quantisation: of the blocks' kernels, None keeps them in the dtype.
+    offload: names of what rests in the host's memory.
     """
 
     folder: pathlib.Path
@@ -53,6 +55,8 @@ class Opened:
     text_encoder: UMT5Encoder
     coder: VAECoder
     placement: MeshPlacement
+    quantisation: Quantisation | None = None
+    offload: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -63,10 +67,16 @@ class Opened:
         *,
         revision: str | None = None,
         vae_tiling: Tiling | None = None,
+        weights: str | None = None,
+        offload: str | Sequence[str] = (),
     ) -> "Opened":
         """Takes what `Pipeline.from_pretrained` takes; raises InputError on anything wrong but a damaged weight."""
         precision = Precision.named(dtype)
+        quantisation, offload = Quantisation.named(weights), host_memory.parts(offload)
         placement = MeshPlacement(mesh_of(mesh) or MeshConfig().make(jax.local_devices()), SAMPLING)
+        if offload:
+            host_memory.check(placement.mesh)
+        cache_memory = jax.memory.Space.Host if "kv_cache" in offload else jax.memory.Space.Device
         dense = placement.attention(dense_attention)
         folder = hub.resolve(path_or_repo, revision)
         files = layout.open_models(folder)
@@ -78,10 +88,12 @@ class Opened:
             precision=precision,
             tokenizer=tokenizer,
             schedule=layout.read_schedule(folder),
-            dit=DiT(files["dit"].config, precision, dense, dense, placement),
+            dit=DiT(files["dit"].config, precision, dense, dense, placement, cache_memory=cache_memory),
             text_encoder=UMT5Encoder(files["text_encoder"].config, precision),
             coder=VAECoder(files["vae"].config, precision, vae_tiling, cut=_cut(placement, vae_tiling)),
             placement=placement,
+            quantisation=quantisation,
+            offload=offload,
         )
 
     def __post_init__(self):
@@ -104,24 +116,36 @@ class Opened:
                 m.component.table,
                 m.abstract,
                 dtype=self.precision.param,
-                shardings=self.placement.params(m.config, m.abstract),
+                shardings=self.at_rest(name)[1],
+                quantisation=self.quantisation,
                 check_finite=check_finite,
             )
             for name, m in self.files.items()
         }
 
+    def at_rest(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A model's parameters as they are kept, jax.ShapeDtypeStruct leaves, and their shardings."""
+        config = self.files[name].config
+        abstract = zoo.abstract_params(config, self.precision)
+        if self.quantisation is not None:
+            abstract = self.quantisation.abstract(abstract)
+        where = self.placement.params(config, abstract)
+        return abstract, host_memory.resting(where) if name in self.offload else where
+
     def check_memory(self, adapters: int = 0, run: int = 0) -> None:
         """Raises InputError unless what a device holds of the weights, of `adapters` bytes of LoRAs, and `run` bytes of
         sampling fit together."""
-        weights, devices = 0, self.placement.mesh.shape
-        for model in self.files.values():
-            abstract = zoo.abstract_params(model.config, self.precision)
-            weights += footprint.device_bytes(abstract, self.placement.params(model.config, abstract))
+        each = {name: footprint.device_bytes(*self.at_rest(name)) for name in self.files}
+        weights = sum(size for name, size in each.items() if name not in self.offload)
+        # What is offloaded comes when nothing of the run is there yet, and is gone before it.
+        visitors = max((size for name, size in each.items() if name in self.offload), default=0)
+        devices = self.placement.mesh.shape
         adapters //= devices["fsdp"] * devices["tensor"]
         memory.check(
-            weights + adapters + run,
+            weights + adapters + max(run, visitors),
             f"{self.folder} in {self.precision.param}" + (" with this run" if run else ""),
-            "use bfloat16, a smaller size, fewer frames, more devices (fsdp), or some with more memory",
+            "use bfloat16, a smaller size, fewer frames, more devices (fsdp), or some with more memory; quantise the "
+            "weights, offload the text encoder",
             self.placement.mesh,
         )
 

@@ -19,6 +19,7 @@ from lcv_jax.models.vae import Posterior, denormalize, normalize
 from lcv_jax.models.vae_coding import VAECoder
 from lcv_jax.ops.attention import Attention
 from lcv_jax.ops.sparse_attention import BlockSparseAttention
+from lcv_jax.parallel import host_memory
 from lcv_jax.sample.adapters import Adapters
 from lcv_jax.sample.opened import Opened
 from lcv_jax.sample.options import SEEDS, one_of, whole
@@ -64,7 +65,8 @@ class Parts:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         tokens = self.opened.tokenizer.encode(prompts, whole("max_text_tokens", max_text_tokens, 1))
         ids, mask = self.put(tokens.ids), self.put(tokens.mask)
-        return TextStates(_encode_text(self.text_encoder, self.params["text_encoder"], ids, mask), mask)
+        params = host_memory.on_devices(self.params["text_encoder"])  # if it rests there, the copy ends with this call
+        return TextStates(_encode_text(self.text_encoder, params, ids, mask), mask)
 
     def put(self, x: Any, axes: Sequence[str | None] | None = None) -> Array:
         """An array onto the mesh, cut as its logical axes say, or whole on every device."""

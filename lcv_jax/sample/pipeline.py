@@ -34,6 +34,8 @@ class Pipeline(Parts):
         revision: str | None = None,
         check_finite: bool = False,
         vae_tiling: Tiling | None = None,
+        weights: str | None = None,
+        offload: str | Sequence[str] = (),
     ) -> "Pipeline":
         """Loads a checkpoint: a directory in the published layout or in ours, or a hub id "org/name".
 
@@ -41,10 +43,14 @@ class Pipeline(Parts):
         the hub repository. check_finite: refuse weights that hold NaN or infinity. vae_tiling: run the autoencoder
         in tiles, for pictures whose activations do not fit. mesh: devices to share the work, "fsdp=4,context=2", a
         parallel.mesh.MeshConfig, or a mesh that one made; None is one device. Every task takes it: weights are cut over
-        fsdp and tensor, a video's tokens over fsdp and context, several prompts over data. Raises InputError on
-        anything wrong with the files or the mesh, and if the weights do not fit, before they are read.
+        fsdp and tensor, a video's tokens over fsdp and context, several prompts over data. weights: "int8" or "fp8"
+        keeps the projections of all blocks in eight bits, with a scale for each output channel. offload: what rests in
+        the host's memory, "text_encoder" except while prompts are encoded, "kv_cache" except for the layer at work.
+        Raises InputError on anything wrong with the files or the mesh, if the backend cannot offload, and if the
+        weights do not fit, before they are read.
         """
-        opened = Opened.open(path_or_repo, dtype, mesh, revision=revision, vae_tiling=vae_tiling)
+        kept = {"weights": weights, "offload": offload}
+        opened = Opened.open(path_or_repo, dtype, mesh, revision=revision, vae_tiling=vae_tiling, **kept)
         opened.check_memory()
         return cls.load(opened, check_finite=check_finite)
 
