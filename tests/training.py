@@ -1,6 +1,8 @@
 """What the tests of training share: a tiny DiT, and batches of random latents that a seed and a number give."""
 
 import dataclasses
+import os
+import pathlib
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from lcv_jax.models.zoo import init_params
 from lcv_jax.objectives.objective import Trees
 from lcv_jax.objectives.pretrain import Batch
 
+ROOT = pathlib.Path(__file__).parents[1]
 TINY = DiTConfig(
     hidden_size=32,
     depth=2,
@@ -23,6 +26,13 @@ TINY = DiTConfig(
     frequency_embedding_size=16,
     bsa_params=None,
 )
+
+
+def environment(flags: str = "") -> dict[str, str]:
+    """For a program that imports what the tests do. flags: of XLA, more than this process has."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths, "XLA_FLAGS": flags}
 
 
 def dit(config: DiTConfig = TINY, precision: Precision = FLOAT32, **fields) -> DiT:

@@ -8,13 +8,10 @@ import argparse
 import hashlib
 import json
 import pathlib
-import sys
 import time
 
 import jax
 import numpy as np
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import training
 from lcv_jax.objectives.pretrain import Pretrain

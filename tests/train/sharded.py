@@ -5,14 +5,10 @@ on on another.
 """
 
 import json
-import pathlib
-import sys
 import tempfile
 
 import jax
 import numpy as np
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import training
 from lcv_jax.objectives.pretrain import ConditionNoise, Pretrain

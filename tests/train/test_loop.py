@@ -29,9 +29,8 @@ ADAM = AdamW(rate=1e-2, warmup=0).make()
 
 
 def start(*args):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(PROGRAM), *map(str, args)]
-    return subprocess.Popen(command, env=environment, cwd=PROGRAM.parents[2], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=training.environment(), cwd=training.ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def lines(path):

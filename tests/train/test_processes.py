@@ -12,6 +12,8 @@ import sys
 import numpy as np
 import pytest
 
+import training
+
 pytestmark = pytest.mark.slow
 
 PROGRAM = pathlib.Path(__file__).with_name("program.py")
@@ -23,12 +25,11 @@ def processes(count, *args):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
             [sys.executable, str(PROGRAM), *map(str, args), "--distributed", coordinator, str(count), str(index)],
-            env=environment,
-            cwd=PROGRAM.parents[2],
+            env=training.environment(),
+            cwd=training.ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )

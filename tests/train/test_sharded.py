@@ -1,12 +1,13 @@
 """The step on meshes of 8 devices, in a process that has them."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+import training
 
 pytestmark = pytest.mark.slow
 
@@ -16,11 +17,10 @@ MESHES = ("data=2,fsdp=4", "fsdp=2,context=2,tensor=2")
 
 @pytest.fixture(scope="module")
 def results():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, str(PROGRAM)],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        cwd=PROGRAM.parents[2],
+        env=training.environment("--xla_force_host_platform_device_count=8"),
+        cwd=training.ROOT,
         capture_output=True,
         text=True,
     )
