@@ -64,6 +64,12 @@ class ContextAttention:
                     f"the mesh axis {axis!r} is to cut more than one of batch {self.batch}, tokens {self.tokens} and "
                     f"heads {self.heads}: give each its own"
                 )
+        # Collectives number the devices of several axes as the mesh does, in whatever order these are named.
+        in_order = tuple(axis for axis in self.mesh.shape if axis in self.tokens)
+        if in_order != self.tokens:
+            raise InputError(
+                f"tokens are cut over mesh axes {self.tokens}: expected them in the mesh's order, {in_order}"
+            )
 
     @property
     def token_block(self) -> Grid | None:
@@ -165,7 +171,9 @@ def _choose(kind: str | None, heads: int, parts: int) -> str:
     if kind is not None:
         return kind
     fits = heads % parts == 0
-    logger.info(
+    # On a GPU the ring has no cuDNN attention for its parts.
+    logger.log(
+        logging.INFO if fits or jax.default_backend() != "gpu" else logging.WARNING,
         "context parallelism: %s; a device's %d heads %s by the %d parts of the tokens",
         "ulysses" if fits else "ring",
         heads,

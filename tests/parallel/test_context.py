@@ -93,6 +93,7 @@ def test_the_method_follows_the_heads(mesh):
         ({"kind": "spiral"}, "'spiral' is not known: expected one of ulysses, ring"),
         ({"tokens": ("contxt",)}, "no axis 'contxt': expected one of data, fsdp, context, tensor"),
         ({"tokens": ("data", "context")}, "'data' is to cut more than one of batch"),
+        ({"tokens": ("context", "fsdp")}, r"expected them in the mesh's order, \('fsdp', 'context'\)"),
     ],
 )
 def test_a_meaningless_value_is_refused(mesh, settings, fault):
