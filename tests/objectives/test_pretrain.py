@@ -9,10 +9,12 @@ import pytest
 
 import training
 from dit_goldens import channels_last, inputs, official, part, read_config, read_params
+from lcv_jax.checkpoint.load import flatten
 from lcv_jax.errors import InputError
 from lcv_jax.flow.noise_levels import level, loss_weight
 from lcv_jax.flow.path import noised
 from lcv_jax.models.dit import DiT
+from lcv_jax.models.lora import LoRAConfig, init_lora
 from lcv_jax.models.precision import BFLOAT16, FLOAT32
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.objectives.objective import Average, Trees
@@ -140,6 +142,20 @@ def test_dropped_text_is_the_empty_prompt(params):
     with_empty, _ = losses(params, dataclasses.replace(batch, text=padded), drop_text=no)
     assert dropped == with_empty
     assert dropped != kept
+
+
+def test_an_adapter_is_trained_through_the_frozen_model(params):
+    """A new one changes no number, and what it multiplies has a gradient."""
+    batch = training.batch()
+    plain, _ = losses(params, batch)
+    adapter = init_lora(LoRAConfig(rank=2, alpha=1), params, jax.random.key(1))
+    draw = OBJECTIVE.draw(batch, KEYS)
+    loss = lambda a: OBJECTIVE.evaluate(training.given(params=params, lora={"new": a}), batch, draw)[0]  # noqa: E731
+    value, grads = jax.jit(jax.value_and_grad(loss))(adapter)
+    assert float(value) == pytest.approx(plain, rel=1e-6)
+    by_name = flatten(grads)
+    assert all(np.abs(x).max() > 0 for name, x in by_name.items() if name.endswith("up"))
+    assert all(np.abs(x).max() == 0 for name, x in by_name.items() if not name.endswith("up"))
 
 
 def test_metrics_add_up(params):
