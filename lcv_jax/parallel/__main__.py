@@ -172,9 +172,16 @@ def _start_backend(device: plan_devices.Device, count: int) -> None:
         jax.config.update("jax_num_cpu_devices", count)
 
 
+def _tell_libtpu() -> None:
+    """What libtpu would else ask the cloud for, and complain about at length: it only compiles here."""
+    told = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
+    for name, value in told.items():
+        os.environ.setdefault(name, value)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0, whether the plan fits or not; 2 after one line about bad input."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask the cloud what machine this is
+    _tell_libtpu()
     command = tyro.extras.subcommand_cli_from_dict({"plan": Plan}, args=argv, prog="python -m lcv_jax.parallel")
     try:
         return command.run()

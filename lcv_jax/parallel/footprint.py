@@ -20,6 +20,7 @@ from lcv_jax.models.precision import Precision
 from lcv_jax.models.vae import STREAM, WanVAE
 from lcv_jax.models.vae_coding import VAECoder
 from lcv_jax.ops.attention import held_logits
+from lcv_jax.parallel.rules import Rules
 
 # Feature maps of picture size and base width that are alive at the widest moment of a stream's step, for each of its
 # pixel frames. From XLA's CPU figures at the published width, float32: 8.5 at 480p and 720p decoding, 11.6 encoding.
@@ -47,14 +48,10 @@ class Cut:
     weights: int = 1
 
     @classmethod
-    def of_sampling(cls, mesh: Mapping[str, int]) -> "Cut":
-        """Sampling cuts tokens over fsdp and context together."""
-        return cls(mesh["data"], mesh["fsdp"] * mesh["context"], mesh["tensor"], mesh["fsdp"])
-
-    @classmethod
-    def of_training(cls, mesh: Mapping[str, int]) -> "Cut":
-        """Training cuts the batch over data and fsdp together."""
-        return cls(mesh["data"] * mesh["fsdp"], mesh["context"], mesh["tensor"], mesh["fsdp"])
+    def of(cls, rules: Rules, mesh: Mapping[str, int]) -> "Cut":
+        """What the rules make of a mesh's sizes by axis."""
+        axes = (rules.batch, rules.tokens, rules.heads, rules.embed)
+        return cls(*(math.prod(mesh[name] for name in names) for names in axes))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,8 +58,7 @@ class Asked:
 
     @property
     def cut(self) -> Cut:
-        of = Cut.of_sampling if self.task.kind is Kind.SAMPLE else Cut.of_training
-        return of(self.mesh.sizes)
+        return Cut.of(self.rules, self.mesh.sizes)
 
     @property
     def precision(self) -> Precision:
@@ -193,15 +192,20 @@ def _sampling_memory(asked: Asked) -> Memory:
 
 def _training_memory(asked: Asked) -> Memory:
     """float32 masters, gradients, two moments and, if any, the mean, all cut alike."""
-    abstract = _abstract(asked.architecture.dit, asked.precision)
-    masters = footprint.device_bytes(abstract, placement(asked).params(asked.architecture.dit, abstract))
+    masters = _masters(asked)
     moment = _training_moment(asked, asked.precision, footprint.ACCELERATOR)
     return Memory(masters, masters, 2 * masters, asked.ema * masters, moment.activations, moment.temporaries)
 
 
+def _masters(asked: Asked) -> int:
+    abstract = _abstract(asked.architecture.dit, MIXED)
+    return footprint.device_bytes(abstract, placement(asked).params(asked.architecture.dit, abstract))
+
+
 def _training_moment(asked: Asked, precision: Precision, backend: Backend) -> Moment:
     """Activations: what all blocks keep for the backward pass. Temporaries: what the block at work computes again, the
-    widest gradients in it, its weights and their gradient."""
+    widest gradients in it, its weights and their gradient; and where gradients are summed over more devices than cut
+    them, the sums beside them."""
     c, cut, item = asked.architecture.dit, asked.cut, precision.compute.itemsize
     tokens, text, heads = asked.tokens, asked.rows * TEXT_TOKENS, cut.heads
     model = DiT(c, precision, attention=TracedAttention(), cross_attention=TracedAttention("text"))
@@ -215,7 +219,8 @@ def _training_moment(asked: Asked, precision: Precision, backend: Backend) -> Mo
     # A block's weights, and the gradient of one before it is scattered.
     weights = backend.weights(c, precision, cut) + backend.weights(c, precision, Cut(heads=heads))
     inside = (again - kept).bytes(tokens, text, heads)
-    return Moment(activations, max(inside, 0) + gradients + weights + 2 * held)
+    sums = _masters(asked) if plan_traffic.summed(asked.mesh, asked.rules) else 0
+    return Moment(activations, max(inside, 0) + gradients + weights + 2 * held + sums)
 
 
 def _traffic(asked: Asked) -> tuple[plan_traffic.Traffic, ...]:
@@ -229,5 +234,5 @@ def _traffic(asked: Asked) -> tuple[plan_traffic.Traffic, ...]:
         depth=c.depth,
     )
     if asked.task.kind is Kind.SAMPLE:
-        return plan_traffic.sampling(block, asked.mesh)
-    return plan_traffic.training(block, asked.mesh, plan_traffic.Repeated.under(asked.remat))
+        return plan_traffic.sampling(block, asked.mesh, asked.rules)
+    return plan_traffic.training(block, asked.mesh, asked.rules, plan_traffic.Repeated.under(asked.remat))

@@ -15,7 +15,8 @@ from lcv_jax.parallel.hlo import count_flops
 from lcv_jax.parallel.hlo_collectives import read_collectives, sent_by_kind
 from lcv_jax.parallel.plan import Asked
 
-_USED = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) hbm")
+# What the compiler for TPUs says: of everything, or of the temporaries where they alone are too much.
+_NEEDED = re.compile(r"Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm|required for HLO temporaries \(([\d.]+)([KMG]?)\)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -55,9 +56,7 @@ def target(asked: Asked) -> Target:
     float32, because a CPU emulates bfloat16. Raises InputError for a slice that cannot be, and without libtpu."""
     count, kind = asked.mesh.devices, asked.device
     if kind.tpu is None:
-        return Target(
-            f"XLA for {count} virtual CPU devices, float32, attention not fused", tuple(jax.devices()), FLOAT32
-        )
+        return Target(f"XLA for a CPU as {count} devices, float32, attention not fused", tuple(jax.devices()), FLOAT32)
     name = kind.topology(count)
     try:
         slice_ = topologies.get_topology_desc(name, platform="tpu")
@@ -69,16 +68,24 @@ def target(asked: Asked) -> Target:
     return Target(f"libtpu's compiler for {name}", tuple(slice_.devices), asked.precision)
 
 
+def needed_bytes(message: str) -> int | None:
+    """What a compiler says it wanted when its device's memory did not do; None if that is not what it says."""
+    found = _NEEDED.search(message)
+    if found is None or not message.startswith("RESOURCE_EXHAUSTED"):
+        return None
+    return int(float(found[1] or found[3]) * _UNITS[found[2] or found[4] or ""])
+
+
 def measure(lowered: Any, source: str) -> Compiled | Refused:
     """Compiles a lowered step (jax.stages.Lowered) and reads it."""
     start = time.perf_counter()
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = _USED.search(str(error))
-        if used is None:
+        needed = needed_bytes(str(error))
+        if needed is None:
             raise
-        return Refused(source, int(float(used[1]) * _UNITS[used[2]]), time.perf_counter() - start)
+        return Refused(source, needed, time.perf_counter() - start)
     seconds = time.perf_counter() - start
     memory, text = program.memory_analysis(), program.as_text()
     return Compiled(

@@ -10,6 +10,7 @@ from lcv_jax.models.remat import Remat
 from lcv_jax.parallel.hlo_collectives import sent_bytes
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.plan_devices import Device
+from lcv_jax.parallel.rules import Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,23 +88,31 @@ class Repeated:
         }[remat]
 
 
-def sampling(block: Block, mesh: MeshConfig) -> tuple[Traffic, ...]:
-    """One forward pass; tokens are cut over fsdp and context together."""
-    gathered = Traffic("weights", "all-gather", block.weights / mesh.fsdp, ("fsdp",), block.depth)
-    return _present((gathered, *_attention(block, mesh, ("fsdp", "context"), Repeated(0, 0)), *_tensor(block, 3)), mesh)
+def sampling(block: Block, mesh: MeshConfig, rules: Rules) -> tuple[Traffic, ...]:
+    """One forward pass."""
+    gathered = Traffic("weights", "all-gather", block.weights / _count(mesh, rules.embed), rules.embed, block.depth)
+    attention = _attention(block, mesh, rules.tokens, Repeated(0, 0))
+    return _present((gathered, *attention, *_tensor(block, rules, 3)), mesh)
 
 
-def training(block: Block, mesh: MeshConfig, again: Repeated) -> tuple[Traffic, ...]:
-    """Forward and backward; tokens are cut over context alone. Both passes gather the weights, once each."""
+def training(block: Block, mesh: MeshConfig, rules: Rules, again: Repeated) -> tuple[Traffic, ...]:
+    """Forward and backward. Both passes gather the weights, once each."""
+    share, depth = block.weights / _count(mesh, rules.embed), block.depth
     traffic = (
-        Traffic("weights", "all-gather", block.weights / mesh.fsdp, ("fsdp",), 2 * block.depth),
-        Traffic("gradients", "reduce-scatter", block.weights, ("fsdp",), block.depth),
-        Traffic("gradients", "all-reduce", block.weights / mesh.fsdp, ("data", "context"), block.depth),
-        *_attention(block, mesh, ("context",), again),
-        *_attention_gradient(block, mesh, ("context",)),
-        *_tensor(block, 3 * (2 + again.products)),
+        Traffic("weights", "all-gather", share, rules.embed, 2 * depth),
+        Traffic("gradients", "reduce-scatter", block.weights, rules.embed, depth),
+        Traffic("gradients", "all-reduce", share, summed(mesh, rules), depth),
+        *_attention(block, mesh, rules.tokens, again),
+        *_attention_gradient(block, mesh, rules.tokens),
+        *_tensor(block, rules, 3 * (2 + again.products)),
     )
     return _present(traffic, mesh)
+
+
+def summed(mesh: MeshConfig, rules: Rules) -> tuple[str, ...]:
+    """Mesh axes of more than one device over which gradients are summed, but not cut."""
+    over = dict.fromkeys((*rules.batch, *rules.tokens))
+    return tuple(axis for axis in over if axis not in rules.embed and mesh.sizes[axis] > 1)
 
 
 def _attention(block: Block, mesh: MeshConfig, axes: tuple[str, ...], again: Repeated) -> tuple[Traffic, ...]:
@@ -132,9 +141,9 @@ def _ulysses(block: Block, parts: int) -> bool:
     return block.heads % parts == 0
 
 
-def _tensor(block: Block, times: int) -> tuple[Traffic, ...]:
+def _tensor(block: Block, rules: Rules, times: int) -> tuple[Traffic, ...]:
     """Sums over heads and inner widths: after both attentions and the feed-forward layer, and backward before them."""
-    return (Traffic("partial sums", "all-reduce", block.stream, ("tensor",), times * block.depth),)
+    return (Traffic("partial sums", "all-reduce", block.stream, rules.heads, times * block.depth),)
 
 
 def _present(traffic: Iterable[Traffic], mesh: MeshConfig) -> tuple[Traffic, ...]:

@@ -9,6 +9,7 @@ from lcv_jax.models.dit import DiT
 from lcv_jax.models.vae_coding import VAECoder
 from lcv_jax.parallel import footprint
 from lcv_jax.parallel.footprint import Backend, Cut, StepLoad
+from lcv_jax.parallel.rules import SAMPLING
 
 GIB = 2**30
 
@@ -36,7 +37,7 @@ def check(needed: int, what: str, remedy: str, mesh: Mesh) -> None:
 
 def step_bytes(dit: DiT, load: StepLoad, mesh: Mesh) -> int:
     """What one sampling step needs on a device beside the weights."""
-    return footprint.step_moment(dit.config, dit.precision, load, Cut.of_sampling(mesh.shape), Backend.here()).total
+    return footprint.step_moment(dit.config, dit.precision, load, Cut.of(SAMPLING, mesh.shape), Backend.here()).total
 
 
 def vae_bytes(coder: VAECoder, mesh: Mesh, h: int, w: int, *methods: str) -> int:

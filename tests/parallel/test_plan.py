@@ -1,6 +1,7 @@
 """Plans: their arithmetic by hand, and the command, which compiles a full-size step on virtual devices."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -23,13 +24,14 @@ from lcv_jax.parallel import plan_devices, plan_tasks, plan_traffic
 from lcv_jax.parallel.__main__ import main
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.plan import Asked, estimate, step_flops
-from lcv_jax.parallel.plan_compile import Compiled, measure
+from lcv_jax.parallel.plan_compile import Compiled, measure, needed_bytes, target
 from lcv_jax.parallel.plan_devices import DEVICES
 from lcv_jax.parallel.plan_report import Report, lines
 from lcv_jax.parallel.plan_residuals import TracedAttention, residuals
 from lcv_jax.parallel.plan_search import choose
 from lcv_jax.parallel.plan_tasks import TASKS, TEXT_TOKENS
 from lcv_jax.parallel.plan_traffic import Block, Repeated, Traffic
+from lcv_jax.parallel.rules import SAMPLING, TRAINING
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL = zoo.ARCHITECTURES["longcat-13b"]
@@ -171,28 +173,36 @@ class TestTraffic:
 
     def test_sampling_gathers_weights_once_and_changes_tokens_for_heads_four_times(self):
         mesh = MeshConfig(fsdp=2, context=2)
-        sent = self.sent(plan_traffic.sampling(self.BLOCK, mesh), mesh)
+        sent = self.sent(plan_traffic.sampling(self.BLOCK, mesh, SAMPLING), mesh)
         assert sent == {"all-gather": 2 * 400, "all-to-all": 2 * 4 * 100 * 3 / 4}
 
     def test_where_heads_do_not_divide_keys_and_values_go_around(self):
         mesh = MeshConfig(context=3)
-        sent = self.sent(plan_traffic.sampling(self.BLOCK, mesh), mesh)
+        sent = self.sent(plan_traffic.sampling(self.BLOCK, mesh, SAMPLING), mesh)
         assert sent == {"collective-permute": 2 * 2 * 200}
 
     def test_training_gathers_twice_and_scatters_gradients(self):
         mesh = MeshConfig(data=2, fsdp=2)
-        sent = self.sent(plan_traffic.training(self.BLOCK, mesh, Repeated.under(Remat.FULL)), mesh)
+        sent = self.sent(plan_traffic.training(self.BLOCK, mesh, TRAINING, Repeated.under(Remat.FULL)), mesh)
         assert sent == {"all-gather": 2 * 2 * 400, "reduce-scatter": 2 * 400, "all-reduce": 2 * 400}
+
+    def test_weights_cut_over_context_too_are_gathered_and_scattered_there(self):
+        mesh, rules = MeshConfig(fsdp=2, context=2), dataclasses.replace(TRAINING, embed=("fsdp", "context"))
+        sent = self.sent(plan_traffic.training(self.BLOCK, mesh, rules, Repeated.under(Remat.FULL)), mesh)
+        weights = {"all-gather": 2 * 2 * 600, "reduce-scatter": 2 * 600}
+        assert sent == weights | {"all-to-all": 2 * 12 * 100 / 2}
 
     def test_tensor_parallelism_sums_after_every_part_of_a_block(self):
         mesh = MeshConfig(tensor=2)
-        sent = self.sent(plan_traffic.training(self.BLOCK, mesh, Repeated.under(Remat.FULL)), mesh)
+        sent = self.sent(plan_traffic.training(self.BLOCK, mesh, TRAINING, Repeated.under(Remat.FULL)), mesh)
         assert sent == {"all-reduce": 2 * 9 * 100}
 
     def test_kept_attention_is_not_exchanged_whole_again(self):
         mesh = MeshConfig(context=2)
         runs = {
-            remat: self.sent(plan_traffic.training(self.BLOCK, mesh, Repeated.under(remat)), mesh)["all-to-all"]
+            remat: self.sent(plan_traffic.training(self.BLOCK, mesh, TRAINING, Repeated.under(remat)), mesh)[
+                "all-to-all"
+            ]
             for remat in Remat
         }
         once = 2 * 100 / 2
@@ -260,6 +270,24 @@ def test_a_compiled_step_is_read():
 
 
 @pytest.mark.parametrize(
+    ("message", "needed"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (33.54G) "
+            "exceeds available HBM (15.75G).",
+            int(33.54 * 2**30),
+        ),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 24.5G of 15.75G hbm.", int(24.5 * 2**30)),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 512.00M of 128M vmem.", None),
+        ("INTERNAL: Used 24.5G of 15.75G hbm.", None),
+        ("RESOURCE_EXHAUSTED: too many attempts", None),
+    ],
+)
+def test_a_compilers_refusal_tells_what_it_wanted(message, needed):
+    assert needed_bytes(message) == needed
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("--task t2v --device h100-80gb --mesh fsdp=8", "--task 't2v' is not known: expected one of t2v-480p, refine"),
@@ -286,6 +314,12 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, monkeypa
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_a_tpu_without_its_compiler_is_one_line():
+    with pytest.raises(InputError, match=r"--device tpu-v5p: no compiler for v5p:2x2x2: install libtpu"):
+        target(asked("t2v-480p", "fsdp=8", "tpu-v5p"))
 
 
 def test_what_does_not_fit_says_so():
