@@ -19,7 +19,7 @@ Over several devices the picture is cut exactly: give the coder a `Cut`, which p
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -32,6 +32,8 @@ from lcv_jax.models.vae import STREAM, Method, Posterior, VAEConfig, WanVAE, che
 
 Array = jax.Array | np.ndarray
 Params = Any
+Call = Callable[..., Any]
+"""Of a jitted function and its arguments, what the function returns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +161,31 @@ class VAECoder:
                 self.config.latent_frames(frames)
                 yield piece
 
-        return _stream(self, "encode", params, whole_groups())
+        return _stream(self, "encode", self.cut.ready(params), whole_groups(), _call)
 
     def decode_stream(self, params: Params, chunks: Iterable[Array]) -> Iterator[jax.Array]:
         """Raw latents in pieces along T of any lengths -> pieces of the video. For one array z pass [z]."""
-        return _stream(self, "decode", params, _regroup(chunks, self.chunk, self.chunk))
+        return _stream(self, "decode", self.cut.ready(params), _regroup(chunks, self.chunk, self.chunk), _call)
+
+    def programs(self, method: Method, params: Params, shape: tuple[int, ...], call: Call) -> None:
+        """Goes through a stream without computing it: `call` gets every jitted function with its arguments, where
+        jax.ShapeDtypeStruct stand for arrays, and gives what it would return.
+
+        shape: of a whole video or of all its latents. params: as the cut's `ready` gives them.
+        """
+        factor = self.config.temporal_factor if method == "encode" else 1
+        steady = self.chunk * factor
+        first = steady - factor + 1
+        lengths = [min(first, shape[1])]
+        while sum(lengths) < shape[1]:
+            lengths.append(min(steady, shape[1] - sum(lengths)))
+        pieces = (jax.ShapeDtypeStruct((shape[0], n, *shape[2:]), jnp.float32) for n in lengths)
+        for _ in _stream(self, method, params, pieces, call):
+            pass
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _regroup(chunks: Iterable[Array], first: int, steady: int) -> Iterator[Array]:
@@ -188,20 +210,22 @@ def _regroup(chunks: Iterable[Array], first: int, steady: int) -> Iterator[Array
         yield held
 
 
-def _stream(coder: VAECoder, method: Method, params: Params, pieces: Iterable[Array]) -> Iterator[Any]:
-    """Runs pieces through all stages, keeping one state per stage and tile."""
+def _stream(coder: VAECoder, method: Method, params: Params, pieces: Iterable[Array], call: Call) -> Iterator[Any]:
+    """Runs pieces through all stages by `call`, keeping one state per stage and tile. params: ready for the cut."""
     states: dict[tuple[Stage, int], Any] = {}
-    model, params = coder.model, coder.cut.ready(params)
+    model = coder.model
     for piece in pieces:
         check_shape(coder.config, method, piece.shape)
         x: Any = piece
         for stage in _stages(coder, method, piece.shape):
             if stage.size is None:
-                x, states[stage, 0] = _step(coder.cut, model, stage.method, params, states.get((stage, 0)), x)
+                state = states.get((stage, 0))
+                x, states[stage, 0] = call(_step, coder.cut, model, stage.method, params, state, x)
                 continue
             canvas = _canvas(coder, stage, x.shape, start=(stage, 0) not in states)
             for i, tile in enumerate(_tiles(coder, stage, x.shape)):
-                canvas, states[stage, i] = _paste_step(model, stage, params, states.get((stage, i)), canvas, x, tile)
+                state = states.get((stage, i))
+                canvas, states[stage, i] = call(_paste_step, model, stage, params, state, canvas, x, tile)
             x = canvas
         yield x
 

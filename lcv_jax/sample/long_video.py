@@ -18,6 +18,7 @@ from lcv_jax.sample import refine as refinement
 from lcv_jax.sample import request as requests
 from lcv_jax.sample.opened import Opened
 from lcv_jax.sample.options import Options, one_of, texts, whole
+from lcv_jax.sample.refine import RefinePlan
 from lcv_jax.sample.request import Request
 
 if TYPE_CHECKING:
@@ -132,20 +133,28 @@ def request(
     return dataclasses.replace(asked, options=each, start=start)
 
 
-def needed_bytes(opened: Opened, asked: LongRequest) -> int:
-    """Memory that the largest segment needs beside the weights, about; InputError for what the model cannot do."""
-    size, needed = asked.options[0].size, 0
+def kinds(opened: Opened, asked: LongRequest) -> Iterator[tuple[Request, tuple[RefinePlan, Options] | None]]:
+    """The requests and refinements that segments are made by, one of each kind; InputError for what cannot be."""
+    size = asked.options[0].size
     blank = np.broadcast_to(np.uint8(0), (asked.links.num_cond_frames, *size, 3))
     # All segments but the first are alike.
     for index in range(asked.first, len(asked.prompts))[:2]:
         tail = asked.start if index == asked.first else Tail(index - 1, blank)
-        r = asked.segment(index, tail)
-        needed = max(needed, plans.run_bytes(opened, r, plans.plan(opened, r)))
+        refining = None
         if asked.refine != "off":
             o, video = asked.refine_options(index), (asked.options[index].num_frames, *size)
             cond = REFINED_FRAMES[asked.refine] * len(blank) if index > 0 else 0
-            p = refinement.plan(opened, video, cond, o, spatial_only=asked.refine == "spatial")
-            needed = max(needed, refinement.run_bytes(opened, p, o))
+            refining = refinement.plan(opened, video, cond, o, spatial_only=asked.refine == "spatial"), o
+        yield asked.segment(index, tail), refining
+
+
+def needed_bytes(opened: Opened, asked: LongRequest) -> int:
+    """Memory that the largest segment needs beside the weights, about; InputError for what the model cannot do."""
+    needed = 0
+    for r, refining in kinds(opened, asked):
+        needed = max(needed, plans.run_bytes(opened, r, plans.plan(opened, r)))
+        if refining is not None:
+            needed = max(needed, refinement.run_bytes(opened, *refining))
     return needed
 
 

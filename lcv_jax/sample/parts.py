@@ -66,7 +66,7 @@ class Parts:
         tokens = self.opened.tokenizer.encode(prompts, whole("max_text_tokens", max_text_tokens, 1))
         ids, mask = self.put(tokens.ids), self.put(tokens.mask)
         params = host_memory.on_devices(self.params["text_encoder"])  # if it rests there, the copy ends with this call
-        return TextStates(_encode_text(self.text_encoder, params, ids, mask), mask)
+        return TextStates(encode_text(self.text_encoder, params, ids, mask), mask)
 
     def put(self, x: Any, axes: Sequence[str | None] | None = None) -> Array:
         """An array onto the mesh, cut as its logical axes say, or whole on every device."""
@@ -144,7 +144,8 @@ class Parts:
         self, latents: Any, loras: Sequence[str] = (), sparse: Attention | str | None = None
     ) -> KVCache:
         """Keys and values of clean condition latents (B or 1, n, h, w, C)."""
-        return _condition_cache(self.network(sparse), self.variables(loras), jnp.asarray(latents, jnp.float32))
+        latents = self.put(jnp.asarray(latents, jnp.float32))
+        return fill_cache(self.network(sparse), self.variables(loras), latents)
 
 
 def _published_blocks(config: DiTConfig) -> BlockSparseAttention:
@@ -176,7 +177,7 @@ _to_uint8 = jax.jit(images.to_uint8)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _encode_text(model: UMT5Encoder, params: Mapping[str, Any], ids: Array, mask: Array) -> Array:
+def encode_text(model: UMT5Encoder, params: Mapping[str, Any], ids: Array, mask: Array) -> Array:
     return model.apply({"params": params}, ids, mask)
 
 
@@ -195,5 +196,5 @@ def _velocity(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _condition_cache(model: DiT, variables: Mapping[str, Any], latents: Array) -> KVCache:
+def fill_cache(model: DiT, variables: Mapping[str, Any], latents: Array) -> KVCache:
     return model.apply(variables, latents, method="condition").cache

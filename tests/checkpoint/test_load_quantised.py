@@ -10,8 +10,7 @@ from lcv_jax.checkpoint.load import load_params
 from lcv_jax.models.quantised import Quantisation
 
 
-@pytest.mark.parametrize("name", ["int8", "fp8"])
-@pytest.mark.parametrize("model", ["dit", "text_encoder"])
+@pytest.mark.parametrize(("model", "name"), [("dit", "fp8"), ("text_encoder", "int8")])
 def test_rows_are_quantised_as_whole_leaves_are(checkpoint_dir, model, name):
     quantisation = Quantisation.named(name)
     m = layout.open_models(checkpoint_dir)[model]
