@@ -170,10 +170,14 @@ def main() -> None:
 def _write(rows: list[dict[str, Any]], steps: dict[str, dict[str, Any]]) -> None:
     written = {"environment": environment(), "plans": rows, "compiled": steps}
     RECORD.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n")
-    tables = {f"plans-{device}": plan_table(rows, device) for device in DEVICES}
-    tables |= {"memory-train-720p": memory_table(rows, DEVICES[0], "train-720p")}
-    tables |= {"compiled": compiled_table(steps), "tpu": tpu_table(steps)}
-    DOC.write_text(fill(DOC.read_text(), tables))
+    DOC.write_text(fill(DOC.read_text(), tables(rows, steps)))
+
+
+def tables(rows: list[dict[str, Any]], steps: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The document's tables by the name of their marker."""
+    found = {f"plans-{device}": plan_table(rows, device) for device in DEVICES}
+    found["memory-train-720p"] = memory_table(rows, DEVICES[0], "train-720p")
+    return found | {"compiled": compiled_table(steps), "tpu": tpu_table(steps)}
 
 
 if __name__ == "__main__":
