@@ -77,9 +77,13 @@ class MeshPlacement:
         value = np.asarray(x)
         return jax.make_array_from_callback(value.shape, where, lambda index: value[index])
 
+    def gathered(self, x: Array) -> Array:
+        """An array on the mesh whole on every device, so that every process can fetch it."""
+        return x if x.is_fully_replicated or x.is_fully_addressable else _replicate(self.replicated)(x)
+
     def fetch(self, x: Array) -> np.ndarray:
         """An array on the mesh as every process's own copy."""
-        return np.asarray(x if x.is_fully_replicated else _replicate(self.replicated)(x))
+        return np.asarray(self.gathered(x))
 
 
 @functools.cache

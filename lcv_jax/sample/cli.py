@@ -3,15 +3,14 @@
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 import tyro
 
 from lcv_jax.errors import InputError
 from lcv_jax.sample import long_tasks, tasks
-
-# Documented names of what is not built yet: refused by name instead of as a typing error.
-_LATER_OPTIONS = ("--mesh", "--coordinator")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -19,23 +18,40 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("lcv_jax").setLevel(logging.INFO)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install PyTorch
-    args = sys.argv[1:] if args is None else args
+    task = None
     try:
-        _refuse_later(args)
         task = tyro.cli(tasks.Task | long_tasks.Task, prog="sample.py", description=__doc__, args=args)
-        from lcv_jax.sample import run, run_long  # here, as JAX takes its time, so that --help answers at once
-
-        run_long.make(task) if isinstance(task, long_tasks.InSegments) else run.run(task)
+        _run(task)
     except InputError as error:
-        sys.exit(_fail(str(error), 2))
+        _leave(task, _fail(str(error), 2))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted, nothing half-written is left", 130))
+        _leave(task, _fail("interrupted, nothing half-written is left", 130))
+    except Exception:
+        if task is None or task.coordinator is None:
+            raise
+        traceback.print_exc()
+        _leave(task, 1)
 
 
-def _refuse_later(args: Sequence[str]) -> None:
-    for name in (arg.partition("=")[0] for arg in args):
-        if name in _LATER_OPTIONS:
-            raise InputError(f"{name} is not available yet: every task runs on one device")
+def _run(task: tasks.Common) -> None:
+    # Here, as JAX takes its time, so that --help answers at once.
+    from lcv_jax.parallel import processes
+    from lcv_jax.sample import run, run_long
+
+    if task.coordinator is not None and task.mesh is None:
+        raise InputError("--coordinator without --mesh: say how all processes' devices share the work: --mesh fsdp=-1")
+    with processes.joined(task.coordinator, task.num_processes, task.process_id):
+        if not processes.is_main():
+            logging.getLogger("lcv_jax").setLevel(logging.ERROR)
+        run_long.make(task) if isinstance(task, long_tasks.InSegments) else run.run(task)
+
+
+def _leave(task: tasks.Common | None, code: int) -> NoReturn:
+    if task is None or task.coordinator is None:
+        sys.exit(code)
+    from lcv_jax.parallel import processes
+
+    processes.leave(code)
 
 
 def _fail(message: str, code: int) -> int:

@@ -15,8 +15,12 @@ from lcv_jax.data import files, images, video_writer
 from lcv_jax.sample.jobs import Job
 from lcv_jax.sample.tasks import Common
 
-# Of the command's options, those that change no video, and those that a job has its own of.
-_NOT_SETTINGS = ("out", "prompts", "videos_per_prompt", "save_latents", "compile_cache", "check_finite", "resume")
+# Of the command's options, those that change no video, and those that a job has its own of. On another mesh the same
+# video comes out, up to rounding.
+_NOT_SETTINGS = (
+    *("out", "prompts", "videos_per_prompt", "save_latents", "compile_cache", "check_finite", "resume"),
+    *("mesh", "coordinator", "num_processes", "process_id", "offload", "compile_only"),
+)
 
 
 def check(task: Common, jobs: Sequence[Job]) -> None:

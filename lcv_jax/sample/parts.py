@@ -99,12 +99,22 @@ class Parts:
 
     def decode_video(self, latents: Any) -> np.ndarray:
         """Normalised latents (B, T, h, w, C) -> video (B, F, H, W, 3) float32 in [-1, 1], F = 4 (T - 1) + 1."""
-        return np.concatenate(list(_fetched(self._decoded(latents))), axis=1)
+        return np.concatenate(list(self._fetched(self._decoded(latents))), axis=1)
 
     def frames(self, latents: Any) -> np.ndarray:
         """Normalised latents -> uint8 (B, F, H, W, 3), decoded as a stream, so that only the bytes add up."""
         rows = (map(_to_uint8, self._decoded(row[None])) for row in jnp.asarray(latents))
-        return np.concatenate([np.concatenate(list(_fetched(row)), axis=1) for row in rows])
+        return np.concatenate([np.concatenate(list(self._fetched(row)), axis=1) for row in rows])
+
+    def _fetched(self, arrays: Iterable[Array]) -> Iterator[np.ndarray]:
+        """Host copies, each fetched when the next one's work is on its way, so that the device does not wait."""
+        before = None
+        for array in map(self.opened.placement.gathered, arrays):
+            if before is not None:
+                yield np.asarray(before)
+            before = array
+        if before is not None:
+            yield np.asarray(before)
 
     def _decoded(self, latents: Any) -> Iterator[Array]:
         if np.ndim(latents) != 5 or np.shape(latents)[-1] != self.coder.config.z_dim:
@@ -160,17 +170,6 @@ def _checked_video(video: Any) -> Array:
     if not jnp.issubdtype(video.dtype, jnp.floating) or video.ndim != 5 or video.shape[-1] != 3:
         raise InputError(f"video {video.dtype} {video.shape}: expected (B, F, H, W, 3), floats in [-1, 1]")
     return video.astype(jnp.float32)
-
-
-def _fetched(arrays: Iterable[Array]) -> Iterator[np.ndarray]:
-    """Host copies, each fetched when the next one's work is already on its way, so that the device does not wait."""
-    before = None
-    for array in arrays:
-        if before is not None:
-            yield np.asarray(before)
-        before = array
-    if before is not None:
-        yield np.asarray(before)
 
 
 _to_uint8 = jax.jit(images.to_uint8)

@@ -1,11 +1,14 @@
-"""What the command does: checks all that can be checked without weights, loads them, makes one video after another."""
+"""What the command does: checks all that can be checked without weights, loads them, makes one video after another.
+
+Every process of a run does all of it, in the same order; the first one alone writes files and talks.
+"""
 
 import contextlib
 import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -15,52 +18,94 @@ import tqdm
 from lcv_jax.errors import InputError
 from lcv_jax.flow.schedule import Kind
 from lcv_jax.models.vae_coding import Tiling
-from lcv_jax.sample import outputs, refine
+from lcv_jax.parallel import processes
+from lcv_jax.sample import ahead, alike, outputs, refine
 from lcv_jax.sample.denoise import Step
 from lcv_jax.sample.jobs import Job
 from lcv_jax.sample.opened import Opened
 from lcv_jax.sample.options import Options
+from lcv_jax.sample.parts import Parts
 from lcv_jax.sample.pipeline import Pipeline
 from lcv_jax.sample.plan import plan, run_bytes
 from lcv_jax.sample.request import Request
 from lcv_jax.sample.tasks import Common
 
+Refining = tuple[refine.RefinePlan, Options]
+
 
 def run(task: Common) -> None:
     """Writes every file that the task asks for and prints its name; raises InputError before the first if it can."""
-    options = task.options()
-    jobs = task.jobs()
-    outputs.check(task, jobs)
-    if task.out.suffix.lower() == ".png" and options.num_frames != 1:
-        raise InputError(f"--out {task.out}: a .png holds one frame: give --num-frames 1 or a name that ends in .mp4")
-    source = task.source()
-    requests = [
-        task.request(
-            source, job.prompt, dataclasses.replace(options, negative_prompt=job.negative_prompt, seed=job.seed)
-        )
-        for job in jobs
-    ]
-    opened = open_checkpoint(task)
-    _check(opened, task, requests, source)
+    with processes.agreed():
+        options = task.options()
+        jobs = task.jobs()
+        if processes.is_main() and not task.compile_only:
+            outputs.check(task, jobs)
+        if task.out.suffix.lower() == ".png" and options.num_frames != 1:
+            raise InputError(
+                f"--out {task.out}: a .png holds one frame: give --num-frames 1 or a name that ends in .mp4"
+            )
+        source = task.source()
+    alike.check(task, jobs, {} if source is None else {"input": source})
+    with processes.agreed():
+        opened = open_checkpoint(task)
+        each = opened.placement.batch_multiple
+        groups = [jobs[i : i + each] for i in range(0, len(jobs), each)]
+        requests = [_request(task, group, options, source) for group in groups]
+        _check(opened, task, requests, source)
+    if task.compile_only:
+        compile_ahead(opened, task, ((request, _refining(opened, task, request, source)) for request in requests))
+        return
     pipe = load(opened, task)
-    for job, request in zip(jobs, requests, strict=True):
-        _make(pipe, task, job, request, source)
+    for group, request in zip(groups, requests, strict=True):
+        _make(pipe, task, group, request, source)
+
+
+def _request(task: Common, jobs: Sequence[Job], options: Options, source: np.ndarray | None) -> Request:
+    """Several videos as one batch, which differ in what jobs differ in."""
+    rows = {"negative_prompt": [job.negative_prompt for job in jobs], "seed": [job.seed for job in jobs]}
+    return task.request(source, [job.prompt for job in jobs], dataclasses.replace(options, **rows))
 
 
 def open_checkpoint(task: Common) -> Opened:
     """The task's checkpoint without its weights."""
     if task.compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(task.compile_cache).expanduser()))
+        # The small programs between the large ones are many.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    elif task.compile_only:
+        raise InputError("--compile-only needs a place for what it compiles: give --compile-cache a folder")
     tiling = None if task.vae_tile is None else Tiling(task.vae_tile, overlap=task.vae_tile // 2)
-    return Opened.open(task.checkpoint, task.dtype, vae_tiling=tiling)
+    kept = {"weights": task.weights, "offload": task.offload}
+    return Opened.open(task.checkpoint, task.dtype, task.mesh, vae_tiling=tiling, **kept)
 
 
 def load(opened: Opened, task: Common) -> Pipeline:
     """Reads the weights and the LoRA files given."""
     pipe = Pipeline.load(opened, check_finite=task.check_finite)
-    for name, (path, scale) in task.adapters().items():
-        pipe.load_lora(path, name, scale)
+    _load_loras(pipe, task)
     return pipe
+
+
+def _load_loras(parts: Parts, task: Common) -> None:
+    for name, (path, scale) in task.adapters().items():
+        parts.load_lora(path, name, scale)
+
+
+def compile_ahead(opened: Opened, task: Common, runs: Iterable[tuple[Request, Refining | None]]) -> None:
+    """Compiles what requests and the refinements behind them need, each program once; prints their names."""
+    start, names = time.perf_counter(), []
+    parts = ahead.weightless(opened)
+    _load_loras(parts, task)
+    programs = ahead.Ahead(parts, names.append)
+    for request, refining in runs:
+        if request.kind is not Kind.REFINE:
+            programs.sampling(request)
+        if refining is not None:
+            programs.refinement(*refining)
+    if processes.is_main():
+        seconds = time.perf_counter() - start
+        print(f"{len(names)} programs compiled in {seconds:.1f} s: {', '.join(names)}", file=sys.stderr)
+        print(jax.config.jax_compilation_cache_dir)
 
 
 def adapter_bytes(opened: Opened, task: Common, options: Options) -> int:
@@ -79,48 +124,60 @@ def _check(opened: Opened, task: Common, requests: Sequence[Request], source: np
 
 def _needs(opened: Opened, task: Common, request: Request, source: np.ndarray | None) -> int:
     """Bytes that a run takes beside the weights; raises InputError for what the model cannot do."""
-    if request.kind is Kind.REFINE:
-        needed, video = 0, source.shape[:3]
-    else:
-        planned = plan(opened, request)
-        needed, video = run_bytes(opened, request, planned), (request.options.num_frames, *planned.size)
+    needed = 0 if request.kind is Kind.REFINE else run_bytes(opened, request, plan(opened, request))
+    refining = _refining(opened, task, request, source)
+    return needed if refining is None else max(needed, refine.run_bytes(opened, *refining))
+
+
+def _refining(opened: Opened, task: Common, request: Request, source: np.ndarray | None) -> Refining | None:
+    """The refinement of each video that a request makes, if there is one."""
     if not task.refine:
-        return needed
-    options, cond = task.refine_options(request.options), task.refine_cond_frames()
-    refined = refine.plan(opened, video, cond, options, spatial_only=task.spatial_only)
-    return max(needed, refine.run_bytes(opened, refined, options))
-
-
-def _make(pipe: Pipeline, task: Common, job: Job, request: Request, source: np.ndarray | None) -> None:
-    start = time.perf_counter()
+        return None
     if request.kind is Kind.REFINE:
-        frames = source
+        video = source.shape[:3]
     else:
+        video = (request.options.num_frames, *plan(opened, request).size)
+    options, cond = task.refine_options(request.options), task.refine_cond_frames()
+    return refine.plan(opened, video, cond, options, spatial_only=task.spatial_only), options
+
+
+def _make(pipe: Pipeline, task: Common, jobs: Sequence[Job], request: Request, source: np.ndarray | None) -> None:
+    """A batch of videos; each is decoded, refined and written by itself."""
+    start = time.perf_counter()
+    if request.kind is not Kind.REFINE:
         with progress("sampling") as on_step:
             options = dataclasses.replace(request.options, on_step=on_step)
-            latents = pipe.run(dataclasses.replace(request, options=options))
-        frames = pipe.frames(latents)[0]
-    if task.refine:
-        frames, latents = _refined(pipe, task, request, frames, task.refine_condition(source))
-    out = outputs.write(task, job, frames, latents)
-    print(f"{out}: written after {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    print(out)
+            sampled = pipe.run(dataclasses.replace(request, options=options))
+    for row, job in enumerate(jobs):
+        if request.kind is Kind.REFINE:
+            frames = source
+        else:
+            latents = sampled[row : row + 1]
+            frames = pipe.frames(latents)[0]
+        if task.refine:
+            options = dataclasses.replace(request.options, negative_prompt=job.negative_prompt, seed=job.seed)
+            refining = task.refine_options(options)
+            frames, latents = _refined(pipe, task, job.prompt, refining, frames, task.refine_condition(source))
+        if processes.is_main():
+            out = outputs.write(task, job, frames, latents)
+            print(f"{out}: written after {time.perf_counter() - start:.1f} s", file=sys.stderr)
+            print(out)
 
 
 def _refined(
-    pipe: Pipeline, task: Common, request: Request, frames: np.ndarray, condition: np.ndarray | None
+    pipe: Pipeline, task: Common, prompt: str, options: Options, frames: np.ndarray, condition: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The refined video, uint8 (F, H, W, 3), and its latents (1, T, h, w, C), padding included."""
     with progress("refining") as on_step:
         asked = refine.request(
             pipe.opened,
             frames,
-            dataclasses.replace(task.refine_options(request.options), on_step=on_step),
+            dataclasses.replace(options, on_step=on_step),
             condition=condition,
             num_cond_frames=0 if condition is None else len(condition),
             spatial_only=task.spatial_only,
         )
-        latents = pipe.run_refine(asked, request.prompts[0])
+        latents = pipe.run_refine(asked, prompt)
     return refine.trimmed(pipe.frames(latents), asked.plan.window)[0], latents
 
 
@@ -134,7 +191,7 @@ def progress(what: str) -> Iterator[Callable[[Step], None]]:
         if step.index == 0:
             if bar is not None:
                 bar.close()
-            bar = tqdm.tqdm(total=step.total, desc=what, unit="step")
+            bar = tqdm.tqdm(total=step.total, desc=what, unit="step", disable=not processes.is_main())
         bar.set_postfix_str(f"{step.seconds:.2f} s/step, {_memory_in_use() / 2**30:.1f} GiB")
         bar.update()
 

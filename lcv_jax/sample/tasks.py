@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -77,8 +77,24 @@ class Common:
     """Refine to 720p and keep the frame rate."""
     save_latents: pathlib.Path | None = None
     """Also write the normalised latents (1, T, h, w, C), condition included, as .npy."""
+    weights: Literal["int8", "fp8"] | None = None
+    """Keep the projections of all blocks in eight bits: half the memory of bfloat16, small differences."""
+    offload: str = ""
+    """What rests in the host's memory, of text_encoder (but for prompts) and kv_cache (but for the layer at work)."""
     compile_cache: str = "~/.cache/lcv_jax/xla"
     """Where compiled programs are kept for the next run; "" for nowhere."""
+    compile_only: bool = False
+    """Compile what this command needs into --compile-cache, without reading weights, and end."""
+    mesh: str | None = None
+    """How devices share the work, such as fsdp=4,context=2: data (several videos at once), fsdp (weights are cut),
+    context (a video's tokens), tensor (heads); -1 is the rest of the devices. Left out: one device."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, when several processes share a mesh, each started with all of these options; or auto
+    under Slurm, Kubernetes or Open MPI. Process 0 writes the files; the others need the inputs too."""
+    num_processes: int | None = None
+    """With --coordinator HOST:PORT: how many there are."""
+    process_id: int | None = None
+    """With --coordinator HOST:PORT: which of them this is, from 0."""
 
     def options(self) -> Options:
         """All but what differs from job to job."""
@@ -109,9 +125,9 @@ class Common:
         """The frames to start from, (F, H, W, 3) uint8, if there are any."""
         return None
 
-    def request(self, source: np.ndarray | None, prompt: str, options: Options) -> Request:
-        """What to ask the pipeline for. source: what `source` gave, read once for all prompts."""
-        return request.text_to_video(prompt, options)
+    def request(self, source: np.ndarray | None, prompts: Sequence[str], options: Options) -> Request:
+        """What to ask the pipeline for: a video of each prompt. source: what `source` gave, read once for all."""
+        return request.text_to_video(prompts, options)
 
     def refine_options(self, options: Options) -> Options:
         """Refinement has its own schedule and size."""
@@ -152,8 +168,8 @@ class I2V(Common):
     def source(self) -> np.ndarray:
         return images.as_frames(images.read_image(self.image))
 
-    def request(self, source: np.ndarray, prompt: str, options: Options) -> Request:
-        return request.image_to_video(source[0], prompt, options)
+    def request(self, source: np.ndarray, prompts: Sequence[str], options: Options) -> Request:
+        return request.image_to_video(source[0], prompts, options)
 
     def refine_cond_frames(self) -> int:
         return 1
@@ -189,10 +205,10 @@ class VC(Common):
             )
         return frames
 
-    def request(self, source: np.ndarray, prompt: str, options: Options) -> Request:
+    def request(self, source: np.ndarray, prompts: Sequence[str], options: Options) -> Request:
         return request.continuation(
             source,
-            prompt,
+            prompts,
             options,
             num_cond_frames=self.num_cond_frames,
             kv_cache=self.kv_cache,
@@ -236,8 +252,8 @@ class Refine(Common):
     def source(self) -> np.ndarray:
         return video.read_video(self.video, fps=FPS).frames
 
-    def request(self, source: np.ndarray, prompt: str, options: Options) -> Request:
-        return Request((prompt,), options, Kind.REFINE, source.shape[1:3])
+    def request(self, source: np.ndarray, prompts: Sequence[str], options: Options) -> Request:
+        return Request(tuple(prompts), options, Kind.REFINE, source.shape[1:3])
 
     def refine_cond_frames(self) -> int:
         return 0 if self.image is None else 1

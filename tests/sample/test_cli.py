@@ -175,8 +175,12 @@ BAD = [
     ("interactive --prompts no.txt --out x.mp4", "no.txt: cannot be read"),
     ("interactive --prompts p.jsonl --out x.mp4", "p.jsonl, prompt 2 is empty"),
     ("interactive --prompts text.mp4 --videos-per-prompt 2 --out x.mp4", "makes one video of all"),
-    ("t2v --prompt a --out x.mp4 --mesh=fsdp=4", "--mesh is not available yet"),
-    ("t2v --prompt a --out x.mp4 --coordinator host", "--coordinator is not available yet"),
+    ("t2v --prompt a --out x.mp4 --mesh=fsdp=4", "needs 4 devices, there are 1"),
+    ("t2v --prompt a --out x.mp4 --mesh batch=4", "axis 'batch' is not known"),
+    ("t2v --prompt a --out x.mp4 --coordinator host:1", "--coordinator without --mesh"),
+    ("t2v --prompt a --out x.mp4 --mesh fsdp=-1 --coordinator host", "coordinator 'host': expected HOST:PORT"),
+    ("t2v --prompt a --out x.mp4 --mesh fsdp=-1 --coordinator host:1", "without the number of processes"),
+    ("t2v --prompt a --out x.mp4 --process-id 1", "process id 1 without a coordinator"),
 ]
 
 
@@ -194,7 +198,7 @@ def test_bad_input_is_one_line_before_weights_are_read(run, inputs, weightless, 
 
 def test_what_only_together_does_not_fit_is_refused_before_weights_are_read(run, weightless, monkeypatch, capsys):
     asked, check = [], memory.check
-    monkeypatch.setattr(memory, "check", lambda needed, what, remedy: asked.append(needed))
+    monkeypatch.setattr(memory, "check", lambda needed, *_: asked.append(needed))
     command = ["t2v", "--prompt", "a", "--out", "x.mp4"]
     for more in ([], ["--distilled", "--guidance", "4"], ["--height", "64"]):
         with pytest.raises(WeightsRead):
