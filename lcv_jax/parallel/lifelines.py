@@ -76,11 +76,11 @@ class Lifelines:
     count: int
     lines: Mapping[int, _Line] = dataclasses.field(repr=False)
     over: threading.Event = dataclasses.field(default_factory=threading.Event, repr=False)
+    closed: threading.Event = dataclasses.field(default_factory=threading.Event, repr=False)
 
     def watch(self) -> None:
         """From now on this process ends, with a line on stderr, when another is gone or failed."""
-        if self.lines:
-            threading.Thread(target=self._watch, name="lifelines", daemon=True).start()
+        threading.Thread(target=self._watch, name="lifelines", daemon=True).start()
 
     def finished(self) -> None:
         """Says that this process may go: to be called when all have done their part."""
@@ -91,6 +91,8 @@ class Lifelines:
         """Says that this process ends with an error, and that the others shall."""
         self.over.set()
         self._tell({"failed": self.process, "code": code})
+        if self.process == 0:
+            self.closed.wait(_GRACE + 1)  # JAX aborts whoever is still there when process 0 is not
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         for line in self.lines.values():
@@ -104,9 +106,10 @@ class Lifelines:
                 for key, _ in open_lines.select():
                     if self._ended(key.data):
                         open_lines.unregister(key.fileobj)
+        self.closed.set()
 
     def _ended(self, process: int) -> bool:
-        """Reads from a process's line; whether it is done."""
+        """Reads from a process's line; whether there is nothing more to expect from it."""
         try:
             for message in self.lines[process].messages():
                 if "done" in message:
@@ -117,6 +120,7 @@ class Lifelines:
                     self._end(message, _GONE, "is gone; without it this one cannot go on")
         except (OSError, ValueError):
             self._end({"gone": process}, _GONE, "is gone; without it this one cannot go on")
+            return True
         return False
 
     def _end(self, message: Mapping[str, Any], code: int, what: str) -> None:

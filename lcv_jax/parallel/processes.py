@@ -99,7 +99,7 @@ def start(
 def _configure(sigterm: str) -> None:
     jax.config.update("jax_enable_preemption_service", sigterm == "is noticed")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    os.environ.setdefault("NPROC", str(_CPU_THREADS))
+    os.environ.setdefault("PJRT_NPROC", str(_CPU_THREADS))
 
 
 def _address(coordinator: str) -> tuple[str, int]:
