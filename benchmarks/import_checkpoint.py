@@ -34,14 +34,20 @@ GIGABYTE = 10**9
 _PERIOD = 0.005  # seconds between two samples of the memory
 
 
-def synthetic(root, config):
-    """Writes dit/ of the official layout with deterministic float32 weights, streamed; returns its tensors."""
+def tensors_of(config):
+    """The DiT's tensors in the official layout, float32."""
     table = layout.COMPONENTS["dit"].table
     tensors = {}
     for path, leaf in flatten(zoo.abstract_params(config)).items():
         for name, place in table.names(path, leaf.shape[0]):
             shape = leaf.shape if place.layer is None else leaf.shape[1:]
             tensors[name] = TensorInfo(place.axes.official_shape(shape), np.dtype("float32"))
+    return tensors
+
+
+def synthetic(root, config):
+    """Writes dit/ of the official layout with deterministic float32 weights, streamed; returns its tensors."""
+    tensors = tensors_of(config)
 
     def values(name):
         rng = np.random.default_rng(zlib.crc32(name.encode()))

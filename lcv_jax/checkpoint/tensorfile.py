@@ -148,29 +148,39 @@ def write_tensors(
 ) -> None:
     """Writes a safetensors file, one tensor in memory at a time.
 
-    tensors gives shapes and dtypes, `read(name)` the values. The order in the file is the reference writer's:
-    wide dtypes first, then by name, so that equal tensors make equal files.
+    tensors gives shapes and dtypes, `read(name)` the values.
     """
-    order = sorted(tensors, key=lambda name: (-_DTYPE_ORDER[tensors[name].dtype], name))
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name in order:
-        info, begin = tensors[name], end
-        end += info.nbytes
-        header[name] = {
-            "dtype": _CODES[info.dtype],
-            "shape": list(info.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    order, start = header(tensors, metadata)
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(start)
         for name in order:
             value, info = read(name), tensors[name]
             if value.shape != info.shape or value.dtype != info.dtype:
                 raise ValueError(f"{name=}: got {value.dtype}{value.shape}, announced {info.dtype}{info.shape}")
             file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+
+
+def header(
+    tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str] | None = None
+) -> tuple[tuple[str, ...], bytes]:
+    """The order of tensors in a safetensors file, and what stands before the first of them.
+
+    The order is the reference writer's: wide dtypes first, then by name, so that equal tensors make equal files.
+    """
+    order = sorted(tensors, key=lambda name: (-_DTYPE_ORDER[tensors[name].dtype], name))
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        info, begin = tensors[name], end
+        end += info.nbytes
+        entries[name] = {
+            "dtype": _CODES[info.dtype],
+            "shape": list(info.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return tuple(order), struct.pack("<Q", len(text)) + text
 
 
 # The reference writer sorts by its enumeration of dtypes, last first; these are ours in that order.

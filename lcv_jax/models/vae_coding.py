@@ -54,8 +54,8 @@ class Tiling:
 class Tile(NamedTuple):
     """Where a tile lies, in latents, and its share of each output row and column; all shares sum to 1."""
 
-    y: int
-    x: int
+    y: np.int32
+    x: np.int32
     rows: np.ndarray
     columns: np.ndarray
 
@@ -298,7 +298,7 @@ def _tiles(coder: VAECoder, stage: Stage, shape: tuple[int, ...]) -> list[Tile]:
         starts = spread(size, overlap, extent // stage.inputs)
         shares = blend([start * stage.outputs for start in starts], size * stage.outputs)
         cuts.append(list(zip(starts, shares, strict=True)))
-    return [Tile(y, x, rows, columns) for y, rows in cuts[0] for x, columns in cuts[1]]
+    return [Tile(np.int32(y), np.int32(x), rows, columns) for y, rows in cuts[0] for x, columns in cuts[1]]
 
 
 def spread(size: int, overlap: int, extent: int) -> list[int]:

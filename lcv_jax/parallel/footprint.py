@@ -57,13 +57,15 @@ class Cut:
 @dataclasses.dataclass(frozen=True)
 class StepLoad:
     """What one sampling step works on. latents: (B, T, h, w, C) of the frames that run through the network. passes: 2
-    under guidance, else 1. cached: latent frames in the condition cache, in `cache_rows` rows. text_tokens: padded."""
+    under guidance, else 1. cached: latent frames in the condition cache, in `cache_rows` rows. text_tokens: padded.
+    cache_layers: of the cache on the device at once, where it rests in the host's memory; None: all."""
 
     latents: tuple[int, int, int, int, int]
     passes: int
     cached: int
     cache_rows: int
     text_tokens: int
+    cache_layers: int | None = None
 
 
 def block_bytes(config: DiTConfig, precision: Precision) -> int:
@@ -154,7 +156,8 @@ def step_moment(config: DiTConfig, precision: Precision, load: StepLoad, cut: Cu
     held = backend.logits((rows, tokens, heads, c.head_dim), keys * frame_tokens, precision.compute)
     text = rows * load.text_tokens * D * item * 4
     cache_rows = -(-load.cache_rows // cut.batch)
-    cache = 2 * c.depth * cache_rows * load.cached * share * D // cut.heads * item
+    layers = c.depth if load.cache_layers is None else load.cache_layers
+    cache = 2 * layers * cache_rows * load.cached * share * D // cut.heads * item
     latents = 8 * 4 * rows * T * h * w * C
     weights = backend.weights(c, precision, cut)
     return Moment(stream + text + cache + latents, block + joined + 2 * held + weights)

@@ -41,7 +41,7 @@ def weightless(opened: Opened) -> Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Ahead:
-    """Compiles all programs of runs, each once. parts: see `weightless`. made: what programs give, by what they take."""
+    """Compiles all programs of runs, each once. parts: see `weightless`. made: what each gives, by what it takes."""
 
     parts: Parts
     told: Told

@@ -7,7 +7,9 @@ import pytest
 from lcv_jax import Pipeline
 from lcv_jax.errors import InputError
 from lcv_jax.parallel import host_memory
+from lcv_jax.sample import plan, request
 from lcv_jax.sample.opened import Opened
+from lcv_jax.sample.options import Options
 from traces import equations
 
 Space = jax.memory.Space
@@ -54,6 +56,15 @@ def test_one_layer_of_the_cache_crosses_at_a_time(offloading):
     use = jax.make_jaxpr(lambda *a, cache: dit.apply(params, *a, cache=cache))
     times = np.ones((1, 2), np.float32)
     assert moves(use(latents, times, text.states, text.mask, cache=cache)) == [(Space.Host, Space.Device, 5)] * 2
+
+
+def test_what_is_offloaded_is_not_counted_but_while_it_visits(pipe, offloading):
+    options = Options(num_frames=401, size=(64, 128))  # long enough to need more than the autoencoder
+    asked = request.continuation(VIDEO, "a cat", options, num_cond_frames=5, kv_cache=True, enhance_hf=None)
+    here, away = (plan.run_bytes(p.opened, asked, plan.plan(p.opened, asked)) for p in (pipe, offloading))
+    config = pipe.dit.config
+    layer = 2 * 2 * (64 // 16) * (128 // 16) * config.hidden_size * 4  # k and v of two latent frames in float32
+    assert here - away == (config.depth - 2) * layer
 
 
 def test_names_are_checked_before_anything_is_read(checkpoint_dir):
