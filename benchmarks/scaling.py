@@ -48,6 +48,7 @@ COMPILED = (
 OTHERS = {
     "train-720p/64/ring": ("h100-80gb", "train-720p", "context=64"),
     "train-480p/8/tensor": ("h100-80gb", "train-480p", "fsdp=2,context=2,tensor=2"),
+    "t2v-480p/8/tpu": ("tpu-v5p", "t2v-480p", "context=8"),
     "train-720p/64/tpu": ("tpu-v5p", "train-720p", "fsdp=8,context=8"),
 }
 DOC = pathlib.Path(__file__).parents[1] / "docs" / "scaling.md"

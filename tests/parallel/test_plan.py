@@ -329,22 +329,26 @@ def test_what_does_not_fit_says_so():
     assert "bytes per device: 120" in text
 
 
-def test_the_command_compiles_a_full_size_step_for_eight_devices(tmp_path):
-    """Arithmetic and compiler agree on what 8 devices compute and send, and about on what they hold."""
-    out = tmp_path / "plan.json"
-    command = "plan --task t2v-480p --mesh fsdp=4,context=2 --device h100-80gb --out"
+def planned(folder, arguments):
+    """What the command writes; it runs alone, because it chooses the number of devices."""
+    out = folder / "plan.json"
     done = subprocess.run(
-        [sys.executable, "-m", "lcv_jax.parallel", *command.split(" "), str(out)],
+        [sys.executable, "-m", "lcv_jax.parallel", "plan", *arguments.split(" "), "--out", str(out)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "fits: yes" in done.stdout.splitlines()
-    assert "bytes per device: 12." in done.stdout
-    assert "arithmetic, bfloat16, fused attention" in done.stdout
-    plan = json.loads(out.read_text())
+    return json.loads(out.read_text()) | {"printed": done.stdout}
+
+
+def test_the_command_compiles_a_full_size_step_for_eight_devices(tmp_path):
+    """Arithmetic and compiler agree on what 8 devices compute and send, and about on what they hold."""
+    plan = planned(tmp_path, "--task t2v-480p --mesh fsdp=4,context=2 --device h100-80gb")
+    assert "fits: yes" in plan["printed"].splitlines()
+    assert "bytes per device: 12." in plan["printed"]
+    assert "arithmetic, bfloat16, fused attention" in plan["printed"]
     compiled = plan["compiled"]
     assert plan["tokens"] == 2 * 37_440 // 8
     assert plan["expected_flops"] == pytest.approx(compiled["flops"], rel=0.01)
@@ -359,3 +363,13 @@ def test_the_table_of_tasks_and_devices_raises_for_others():
         plan_tasks.named("x")
     with pytest.raises(InputError, match="--device 'x' is not known"):
         plan_devices.named("x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["fsdp=2,context=2,tensor=2", "data=2,context=4"])
+def test_a_training_step_of_full_size_computes_and_sends_what_arithmetic_says(tmp_path, mesh):
+    plan = planned(tmp_path, f"--task train-256p --mesh {mesh} --device h200-141gb")
+    compiled = plan["compiled"]
+    assert plan["expected_flops"] == pytest.approx(compiled["flops"], rel=0.02)
+    assert 0.7 < plan["expected_temporaries"] / compiled["temporaries"] < 1.5
+    assert 2 * sum(plan["expected_sent"].values()) == pytest.approx(sum(compiled["sent"].values()), rel=0.2)
