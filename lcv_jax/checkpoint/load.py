@@ -7,7 +7,7 @@ into its row of a buffer that is donated from row to row.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -69,7 +69,7 @@ def load_params(
     for leaf in leaves:
         target = jnp.dtype(dtype or leaf.abstract.dtype)
         if quantisation is not None and quantisation.takes(leaf.path):
-            paths = leaf.path, f"{leaf.path.rpartition('/')[0]}/{KERNEL_SCALE}"
+            paths = leaf.path, _scale_path(leaf)
             to = tuple(where.get(path, default) for path in paths)
             kernel_and_scale = _load_quantised(source, leaf, quantisation, tuple(map(_working, to)), check_finite)
             values = zip(paths, kernel_and_scale, to, strict=True)
@@ -78,6 +78,39 @@ def load_params(
             values = [(leaf.path, _load_leaf(source, leaf, target, _working(to), check_finite), to)]
         loaded |= {path: _at_rest(value, to) for path, value, to in values}
     return unflatten(loaded)
+
+
+def programs(
+    source: Source,
+    leaves: Iterable[Leaf],
+    shardings: Params,
+    call: Callable[..., Any],
+    *,
+    dtype: Any = None,
+    quantisation: Quantisation | None = None,
+) -> None:
+    """Gives `call` every jitted function that `load_params` runs for these leaves, with arguments like those, in which
+    jax.ShapeDtypeStruct stand for arrays. Nothing is read."""
+    where = flatten(shardings)
+    for leaf in leaves:
+        if not leaf.stacked:
+            continue
+        name, place = leaf.parts[0]
+        to = _working(where[leaf.path])
+        target = jnp.dtype(dtype or leaf.abstract.dtype)
+        taken = quantisation is not None and quantisation.takes(leaf.path)
+        official = place.axes.official_shape(leaf.abstract.shape[1:])
+        stored = source.tensors[name].dtype if taken else target
+        row = jax.ShapeDtypeStruct(official, stored, sharding=_row_sharding(leaf, to))
+        if not taken:
+            buffer = jax.ShapeDtypeStruct(leaf.abstract.shape, target, sharding=to)
+            call(_write, buffer, row, np.int32(0), place.axes, to)
+            continue
+        both = to, _working(where[_scale_path(leaf)])
+        layers, _, *features = leaf.abstract.shape
+        kernel = jax.ShapeDtypeStruct(leaf.abstract.shape, quantisation.dtype, sharding=both[0])
+        scale = jax.ShapeDtypeStruct((layers, *features), jnp.float32, sharding=both[1])
+        call(_write_quantised, kernel, scale, row, np.int32(0), place.axes, quantisation, both)
 
 
 def plan(source: Source, table: Table, abstract: Params) -> tuple[Leaf, ...]:
@@ -258,6 +291,11 @@ def _write_quantised(
     buffers = zip((kernel, scale), quantisation(axes.ours(row)), strict=True)
     written = tuple(jax.lax.dynamic_update_index_in_dim(buffer, new, i, 0) for buffer, new in buffers)
     return jax.lax.with_sharding_constraint(written, shardings)
+
+
+def _scale_path(leaf: Leaf) -> str:
+    """Where the scales of a quantised kernel stand."""
+    return f"{leaf.path.rpartition('/')[0]}/{KERNEL_SCALE}"
 
 
 def _working(sharding: Sharding) -> Sharding:

@@ -1,9 +1,9 @@
 """Compiles what runs will compute before there are weights, so that a run finds its programs in JAX's cache on disk.
 
-Each program of a run that takes long to compile (text encoder, condition pass, sampling step, the autoencoder's stream)
-is lowered from shapes, dtypes and shardings. They have to be exactly those of the run, or the cache would not find the
-program: where a program takes what another one gives, its shardings are those that the compiler chose for that. What is
-left are the small programs between those.
+Each program of a run that takes long to compile (loading, text encoder, condition pass, sampling step, the
+autoencoder's stream) is lowered from shapes, dtypes and shardings. They have to be exactly those of the run, or the
+cache would not find the program: where a program takes what another one gives, its shardings are those that the
+compiler chose for that. What is left are the small programs between those.
 
 An entry of the cache is of one kind and number of devices, one mesh, one number of processes and one version of JAX.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lcv_jax.checkpoint import load
 from lcv_jax.models.dit import KVCache
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.models.vae_coding import uncut
@@ -46,6 +47,13 @@ class Ahead:
     parts: Parts
     told: Told
     made: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    def loading(self) -> None:
+        """What `Opened.load` will need."""
+        opened = self.parts.opened
+        how = {"dtype": opened.precision.param, "quantisation": opened.quantisation}
+        for name, model in opened.files.items():
+            load.programs(model.source, model.leaves, opened.at_rest(name)[1], self.program, **how)
 
     def sampling(self, request: Request) -> None:
         """What `Pipeline.run` of the request, and `Pipeline.frames` of its result, will need."""

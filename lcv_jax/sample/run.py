@@ -3,6 +3,7 @@
 Every process of a run does all of it, in the same order; the first one alone writes files and talks.
 """
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
@@ -97,6 +98,7 @@ def compile_ahead(opened: Opened, task: Common, runs: Iterable[tuple[Request, Re
     parts = ahead.weightless(opened)
     _load_loras(parts, task)
     programs = ahead.Ahead(parts, names.append)
+    programs.loading()
     for request, refining in runs:
         if request.kind is not Kind.REFINE:
             programs.sampling(request)
@@ -104,7 +106,8 @@ def compile_ahead(opened: Opened, task: Common, runs: Iterable[tuple[Request, Re
             programs.refinement(*refining)
     if processes.is_main():
         seconds = time.perf_counter() - start
-        print(f"{len(names)} programs compiled in {seconds:.1f} s: {', '.join(names)}", file=sys.stderr)
+        counted = ", ".join(f"{count} {name}" for name, count in collections.Counter(names).items())
+        print(f"{len(names)} programs compiled in {seconds:.1f} s: {counted}", file=sys.stderr)
         print(jax.config.jax_compilation_cache_dir)
 
 
