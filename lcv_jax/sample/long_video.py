@@ -6,7 +6,7 @@ that was stored.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,11 +18,8 @@ from lcv_jax.sample import refine as refinement
 from lcv_jax.sample import request as requests
 from lcv_jax.sample.opened import Opened
 from lcv_jax.sample.options import Options, one_of, texts, whole
-from lcv_jax.sample.refine import RefinePlan
+from lcv_jax.sample.refine import RefinePlan, RefineRequest
 from lcv_jax.sample.request import Request
-
-if TYPE_CHECKING:
-    from lcv_jax.sample.pipeline import Pipeline
 
 NUM_COND_FRAMES = 13
 # Ways to refine, with the frames that each makes of one.
@@ -168,7 +165,19 @@ def check_memory(opened: Opened, asked: LongRequest) -> None:
     )
 
 
-def segments(pipe: "Pipeline", asked: LongRequest) -> Iterator[Segment]:
+class Maker(Protocol):
+    """What makes the segments: a `pipeline.Pipeline`."""
+
+    opened: Opened
+
+    def run(self, request: Request) -> np.ndarray: ...
+
+    def run_refine(self, asked: RefineRequest, prompt: str) -> np.ndarray: ...
+
+    def frames(self, latents: Any) -> np.ndarray: ...
+
+
+def segments(pipe: Maker, asked: LongRequest) -> Iterator[Segment]:
     """Makes one segment after another."""
     tail = asked.start
     for index in range(asked.first, len(asked.prompts)):
@@ -178,7 +187,7 @@ def segments(pipe: "Pipeline", asked: LongRequest) -> Iterator[Segment]:
         del segment  # or it would be alive while the next one is made
 
 
-def _segment(pipe: "Pipeline", asked: LongRequest, index: int, before: Tail | None) -> Segment:
+def _segment(pipe: Maker, asked: LongRequest, index: int, before: Tail | None) -> Segment:
     latents = pipe.run(asked.segment(index, before))
     made = pipe.frames(latents)
     overlap = 0 if before is None else len(before.frames)
@@ -195,7 +204,7 @@ def _segment(pipe: "Pipeline", asked: LongRequest, index: int, before: Tail | No
 
 
 def _refined(
-    pipe: "Pipeline", asked: LongRequest, index: int, window: np.ndarray, before: np.ndarray | None
+    pipe: Maker, asked: LongRequest, index: int, window: np.ndarray, before: np.ndarray | None
 ) -> np.ndarray:
     """The window, uint8 (F, H, W, 3), refined, (1, F', H', W', 3). before: what it starts with, refined already.
 

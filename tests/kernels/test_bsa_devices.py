@@ -1,33 +1,17 @@
 """Several devices, in a process of their own: shards made by hand, and shards that the compiler makes."""
 
-import os
-import pathlib
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
+import devices
+
 pytestmark = pytest.mark.slow
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def on_devices(count: int, *command: str):
-    done = subprocess.run(
-        [sys.executable, *command],
-        env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_shard_map_over_two_devices():
-    on_devices(
-        2, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_bsa_battery.py", "-k", "shard_map"
-    )
+    battery = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_bsa_battery.py")
+    devices.run(*battery, "-k", "shard_map", devices=2)
 
 
 def test_batch_and_heads_stay_where_they_are():
@@ -59,4 +43,4 @@ def test_batch_and_heads_stay_where_they_are():
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
             assert one.sharding.shard_shape(one.shape) == (1, math.prod(grid), 2, 8), one.sharding
     """
-    on_devices(4, "-c", textwrap.dedent(program))
+    devices.run("-c", textwrap.dedent(program), devices=4)

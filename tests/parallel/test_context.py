@@ -1,42 +1,23 @@
 """Attention cut over eight virtual devices equals one device; and what is refused."""
 
 import dataclasses
-import json
 import logging
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import context_battery
+import devices
 from lcv_jax.errors import InputError
 from lcv_jax.ops.attention import DenseAttention, dense_attention
 from lcv_jax.ops.sparse_attention import BlockSparseAttention
 from lcv_jax.parallel.context import ContextAttention
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 def on_eight_devices(*arguments: str) -> dict[str, str]:
     """{check: fault or ""} of the battery, from a process with eight devices."""
-    done = subprocess.run(
-        [sys.executable, "tests/context_battery.py", *arguments],
-        env={
-            **os.environ,
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+    return devices.report("tests/context_battery.py", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import devices
 import video_cut_battery as battery
 from lcv_jax.errors import InputError
 from lcv_jax.models.precision import FLOAT32
@@ -20,25 +17,10 @@ from lcv_jax.models.vae_coding import Tiling, VAECoder
 from lcv_jax.parallel.halo import Pieces
 from lcv_jax.parallel.video_cut import VideoCut, split_picture
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 def on_eight_devices(names):
     """{check: fault or ""} of the battery, from a process with eight devices."""
-    done = subprocess.run(
-        [sys.executable, "tests/video_cut_battery.py", json.dumps(list(names))],
-        env={
-            **os.environ,
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+    return devices.report("tests/video_cut_battery.py", json.dumps(list(names)))
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,17 @@
 """Whole pipelines on meshes of 8 virtual devices equal one device."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
+import devices
+
 PROGRAM = pathlib.Path(__file__).with_name("sharded_pipeline.py")
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def check(checkpoint, tasks, *meshes):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(checkpoint), tasks, *meshes],
-        env={**os.environ, **quick, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = devices.run(PROGRAM, checkpoint, tasks, *meshes)
     assert "Involuntary full rematerialization" not in done.stderr
     report = json.loads(done.stdout)
     assert len(report) == len(meshes) * {"quick": 3, "all": 5}[tasks]

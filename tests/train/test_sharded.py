@@ -1,13 +1,10 @@
 """The step on meshes of 8 devices, in a process that has them."""
 
-import json
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
-import training
+import devices
 
 pytestmark = pytest.mark.slow
 
@@ -17,15 +14,7 @@ MESHES = ("data=2,fsdp=4", "fsdp=2,context=2,tensor=2")
 
 @pytest.fixture(scope="module")
 def results():
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM)],
-        env=training.environment("--xla_force_host_platform_device_count=8"),
-        cwd=training.ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return devices.report(PROGRAM)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
