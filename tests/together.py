@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -27,22 +27,29 @@ def free_port() -> int:
 
 
 class Together:
-    """Processes of a run: one for each command line, which are those of Python. devices: of each."""
+    """Processes of a run: one for each command line, which are those of Python. devices: of each. env: further
+    variables of each."""
 
-    def __init__(self, commands: Sequence[Sequence[str]], devices: int, cwd: pathlib.Path):
+    def __init__(
+        self,
+        commands: Sequence[Sequence[str]],
+        devices: int,
+        cwd: pathlib.Path,
+        env: Sequence[Mapping[str, str]] | None = None,
+    ):
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-        env = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+        quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
         self.begun = time.monotonic()
         self.running = [
             subprocess.Popen(
                 [sys.executable, *map(str, command)],
                 cwd=cwd,
-                env={**os.environ, **env, "XLA_FLAGS": flags},
+                env={**os.environ, **quick, "XLA_FLAGS": flags, **own},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for command in commands
+            for command, own in zip(commands, env or [{}] * len(commands), strict=True)
         ]
 
     def ended(self, timeout: float = 240) -> list[Ended]:

@@ -26,6 +26,7 @@ _HEARTBEAT = 40  # seconds; of JAX's own, for what the lifelines cannot see, suc
 # XLA's CPU client has a thread for each core, and every collective of every program that was started holds one while it
 # waits. With a few cores, programs of two local devices took them all and waited for one another for ever.
 _CPU_THREADS = 64
+_MEETING = 15  # seconds to meet at an address, of those that are running already
 _DAY = 24 * 3600  # a process that is done waits for others that still write
 _NOTICE = 1.0  # seconds after which the lifelines have told who is gone, when a collective has failed
 
@@ -127,18 +128,29 @@ def _detected(num_processes: int | None, process_id: int | None, timeout: int) -
     """Joins as JAX finds out; the lifelines come afterwards, over an address that process 0 shares."""
     try:
         _initialize(timeout, num_processes=num_processes, process_id=process_id)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(
             f"coordinator {AUTO}: JAX knows no such cluster here ({error}): expected processes started by Slurm, "
             "Kubernetes or Open MPI, or on a TPU pod; else give HOST:PORT with the number of processes and the id"
         ) from None
-    count, process = jax.process_count(), jax.process_index()
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
-    host, port = shared(f"{socket.gethostname()} {port}".encode()).decode().split()
-    if process == 0:
-        return lifelines.gather(int(port), count, timeout)
-    return lifelines.reach(host, int(port), process, count, timeout)
+    port, *hosts = shared(" ".join([str(port), *_own_addresses()]).encode()).decode().split()
+    if is_main():
+        return lifelines.gather(int(port), count(), timeout=_MEETING * len(hosts))
+    for host in hosts[:-1]:
+        with contextlib.suppress(InputError):
+            return lifelines.reach(host, int(port), index(), count(), _MEETING)
+    return lifelines.reach(hosts[-1], int(port), index(), count(), _MEETING)
+
+
+def _own_addresses() -> list[str]:
+    """By which others may reach this machine: of its way out, its name, and for those on the same machine."""
+    found = [socket.gethostname(), "localhost"]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way_out:
+        way_out.connect(("192.0.2.1", 9))  # sends nothing; the network of this address is for examples
+        found.insert(0, way_out.getsockname()[0])
+    return found
 
 
 def _initialize(timeout: int, **given: object) -> None:

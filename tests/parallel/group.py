@@ -53,8 +53,9 @@ def failing(victim):
 
 
 def main(coordinator, count, index, what, *victim):
+    numbers = (None, None) if coordinator == processes.AUTO else (int(count), int(index))
     try:
-        with processes.joined(coordinator, int(count), int(index), timeout=60):
+        with processes.joined(coordinator, *numbers, timeout=60):
             print("joined", flush=True)
             globals()[what](*map(int, victim))
     except InputError as error:

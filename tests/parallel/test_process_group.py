@@ -12,10 +12,10 @@ from lcv_jax.parallel import processes
 PROGRAM = pathlib.Path(__file__).with_name("group.py")
 
 
-def group(count, devices, *what):
-    coordinator = f"localhost:{together.free_port()}"
+def group(count, devices, *what, coordinator=None, env=None):
+    coordinator = coordinator or f"localhost:{together.free_port()}"
     commands = [[PROGRAM, coordinator, count, i, *what] for i in range(count)]
-    return together.Together(commands, devices, PROGRAM.parent).ended()
+    return together.Together(commands, devices, PROGRAM.parent, env).ended()
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_alone_everything_is_agreed():
     assert processes.shared(b"mine") == b"mine"
 
 
-def test_sharing_and_agreeing():
-    for index, (code, out, err, _) in enumerate(group(2, 2, "exchange")):
+def check_exchange(ended):
+    for index, (code, out, err, _) in enumerate(ended):
         assert code == 0, err
         report = json.loads(out.strip().splitlines()[-1])
         refused = "my own reason" if index == 1 else "process 1 of 2 cannot go on; its own output says why"
@@ -60,6 +60,25 @@ def test_sharing_and_agreeing():
             "agreed": True,
             "refused": refused,
         }
+
+
+def test_sharing_and_agreeing():
+    check_exchange(group(2, 2, "exchange"))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_jax_detects():
+    """By what Slurm sets for the two tasks of a job; of its number JAX makes a port."""
+    job = {"SLURM_JOB_ID": str(together.free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    env = [{**job, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    check_exchange(group(2, 2, "exchange", coordinator=processes.AUTO, env=env))
+
+
+@pytest.mark.slow
+def test_no_cluster_that_jax_detects():
+    (ended,) = group(1, 1, "exchange", coordinator=processes.AUTO)
+    assert ended.code == 2
+    assert "error: coordinator auto: JAX knows no such cluster here" in ended.err
 
 
 # JAX, too, notices that process 0 is gone, and says so at length; whose line is first is chance.
