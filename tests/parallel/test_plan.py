@@ -366,7 +366,7 @@ def test_the_table_of_tasks_and_devices_raises_for_others():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["fsdp=2,context=2,tensor=2", "data=2,context=4"])
+@pytest.mark.parametrize("mesh", ["fsdp=2,context=2,tensor=2", "data=2,fsdp=2,context=2"])
 def test_a_training_step_of_full_size_computes_and_sends_what_arithmetic_says(tmp_path, mesh):
     plan = planned(tmp_path, f"--task train-256p --mesh {mesh} --device h200-141gb")
     compiled = plan["compiled"]
