@@ -24,6 +24,10 @@ class Adapters:
         adapter = lora.load_lora(path, opened.dit_abstract, dtype=opened.precision.param, shardings=where)
         self._loaded[name] = _scaled(adapter, scale)
 
+    def put(self, adapter: Mapping[str, Any], name: str) -> None:
+        """Takes a LoRA tree that is loaded already, in place of what had the name."""
+        self._loaded[name] = adapter
+
     def collection(self, names: Sequence[str]) -> dict[str, Any]:
         """The "lora" collection in which these are active. Raises InputError on a name that nothing has."""
         for name in names:

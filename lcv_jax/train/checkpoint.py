@@ -19,7 +19,7 @@ from lcv_jax.errors import InputError
 from lcv_jax.train.state import TrainState
 
 FOLDER = "checkpoints"
-_STATE, _DATA = "state", "data"
+STATE, _DATA = "state", "data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Checkpoints:
     def __init__(self, run: os.PathLike[str] | str, *, keep: int = 3):
         run = os.fspath(run)
         self.path = epath.Path(run if "://" in run else os.path.abspath(run)) / FOLDER
-        handlers = {_STATE: ocp.StandardCheckpointHandler(), _DATA: ocp.JsonCheckpointHandler()}
+        handlers = {STATE: ocp.StandardCheckpointHandler(), _DATA: ocp.JsonCheckpointHandler()}
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             save_interval_steps=1,
@@ -63,7 +63,7 @@ class Checkpoints:
         """
         if step == self.newest:
             return
-        items = {_STATE: ocp.args.StandardSave(state), _DATA: ocp.args.JsonSave(dict(data))}
+        items = {STATE: ocp.args.StandardSave(state), _DATA: ocp.args.JsonSave(dict(data))}
         with _reported(self.path):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -79,10 +79,10 @@ class Checkpoints:
             have = ", ".join(map(str, sorted(steps))) or "none"
             raise InputError(f"{self.path}: no checkpoint of step {step}: expected one of those there, {have}")
         self._compare(step, abstract)
-        args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract), _DATA: ocp.args.JsonRestore()})
+        args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(abstract), _DATA: ocp.args.JsonRestore()})
         with _readable(self.path / str(step)):
             items = self._manager.restore(step, args=args)
-            return Restored(items[_STATE], items[_DATA])
+            return Restored(items[STATE], items[_DATA])
 
     def wait(self) -> None:
         """Until everything is written."""
@@ -103,7 +103,7 @@ class Checkpoints:
         """Raises InputError unless the saved arrays are those asked for, by name and shape."""
         folder = self.path / str(step)
         with _readable(folder):
-            have = _shapes(self._manager.item_metadata(step)[_STATE])
+            have = _shapes(self._manager.item_metadata(step)[STATE])
         want = _shapes(jax.eval_shape(_key_data, abstract))
         for name in sorted(have.keys() | want.keys()):
             if have.get(name) != want.get(name):

@@ -62,11 +62,13 @@ def run(
     checkpoints: Checkpoints,
     metrics: MetricsFile | None,
     schedule: Schedule,
+    after: Callable[[int, TrainState], None] | None = None,
 ) -> tuple[TrainState, End]:
     """Takes steps until schedule.steps, or until the machine is to be taken away (SIGTERM); then the state is saved.
 
     step: jitted; it may donate the state. given: the trees that are not trained. metrics: None on every process but
-    the first. With several processes a SIGTERM to one of them ends all after the same step.
+    the first. With several processes a SIGTERM to one of them ends all after the same step. after: called with the
+    number and the state after every step, to sample from, say; it may not keep the state.
 
     Raises InputError at the first loss or gradient that is not finite. Steps are not waited for: their numbers are
     read while the next one runs, which is safe because such a step leaves the state as it was.
@@ -82,6 +84,8 @@ def run(
             if leaving or at % schedule.save_every == 0 or at == schedule.steps:
                 window.settle()
                 checkpoints.save(at, state, batches.get_state())
+            if after is not None:
+                after(at, state)
             if leaving and at < schedule.steps:
                 end = End.PREEMPTED
                 break

@@ -1,0 +1,293 @@
+"""`python -m lcv_jax.data.cache`: videos, images and captions to shards of latents and text states.
+
+What is stored of a clip is the mean of the autoencoder's posterior, and with `--posterior sample` its standard
+deviation as well, so that training can draw from it. The mean is the default: the autoencoder's posteriors are narrow,
+and the file is half as large. Text states are cut to the caption's own tokens; the loader pads them again.
+
+Shards are finished one by one, so a cache that was killed goes on behind its last one when it is started again; with
+--part I/N it is written by N processes, each every N-th shard. The index comes last: without it no dataset is opened.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+import tyro
+
+from lcv_jax.data import shards
+from lcv_jax.data.images import to_model
+from lcv_jax.data.records import DTYPES, Record
+from lcv_jax.data.shards import DEVIATIONS, INDEX, LATENTS, PROMPTS, TEXT, Encoding, Index, Shard, write_shard
+from lcv_jax.data.sizes import Sizes
+from lcv_jax.data.sources import TOY, Item, Source, open_clips, open_toy
+from lcv_jax.data.storage import Folder
+from lcv_jax.errors import InputError
+from lcv_jax.models.vae import normalize
+from lcv_jax.parallel.mesh import MeshConfig
+from lcv_jax.parallel.placement import MeshPlacement
+from lcv_jax.parallel.rules import SAMPLING
+from lcv_jax.sample.encoders import Encoders, fingerprint, tokenizer_fingerprint
+
+logger = logging.getLogger(__name__)
+
+BEGUN = "cache.json"
+_DECODERS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Encode clips and captions for training."""
+
+    source: str
+    """A folder of clips with captions.jsonl or a .txt beside each, a .jsonl list, or toy:COUNT."""
+    checkpoint: str
+    """A checkpoint with vae/, text_encoder/ and tokenizer/, in either layout, or a hub id."""
+    out: str
+    """Folder, or gs:// or s3:// with gcsfs or s3fs installed."""
+    size: str = "480p"
+    """Of clips: 256p, 480p, 720p, the nearest aspect ratio each, or a list such as 64x64,64x96."""
+    factor: int = 16
+    """What both sides divide by; 64 for block sparse attention."""
+    frames: tuple[int, ...] = (93,)
+    """Lengths of clips, 4n + 1: each clip gets the longest that it has."""
+    fps: int = 15
+    """Frames a second that clips are resampled to."""
+    forms: tuple[str, ...] = ()
+    """Of the toy world: HxWxF, or HxWxF@WEIGHT."""
+    objects: tuple[int, ...] = (1, 2, 3)
+    """Of the toy world: how many objects a clip may have."""
+    split: Literal["train", "held_out"] = "train"
+    """Of the toy world."""
+    seed: int = 0
+    """Of the toy world."""
+    posterior: Literal["mode", "sample"] = "mode"
+    """mode: means only. sample: deviations too, twice the bytes."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Of what is stored."""
+    compute_dtype: Literal["bfloat16", "float32"] | None = None
+    """Of the encoders; by default bfloat16, on a CPU float32."""
+    max_text_tokens: int = 512
+    """Longer captions are cut."""
+    shard_records: int = 64
+    """Clips of a shard, which are held in memory."""
+    batch: int = 1
+    """Clips of one size that are encoded together."""
+    part: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
+    """This process's part of the shards, from 0."""
+    mesh: str = "data=1"
+    """Devices that share a picture, such as context=4."""
+
+    def run(self) -> Index | None:
+        """Writes what is not there yet. Returns the index, None where other parts' shards are still missing."""
+        part, parts = self._part()
+        for name in ("shard_records", "batch", "max_text_tokens", "fps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        source, folder = self._source(), Folder(self.out)
+        placement = MeshPlacement(MeshConfig.parse(self.mesh).make(), SAMPLING)
+        encoders = Encoders.open(self.checkpoint, placement, self.compute_dtype)
+        encoding = self._encoding(encoders)
+        _begin(folder, self._settings(source, encoding))
+        ranges = _ranges(source, self)
+        waiting = [n for n in range(part, len(ranges), parts) if folder.read(_told(n)) is None]
+        if waiting or folder.read(_told(None)) is None:
+            work = _Work(encoders.load(), encoding, self.batch)
+            if part == 0 and folder.read(_told(None)) is None:
+                _write(folder, None, work.prompts())
+            total = sum(len(ranges[n]) for n in waiting)
+            with tqdm.tqdm(desc="cache", total=total, unit=" clips", disable=None) as bar:
+                for n in waiting:
+                    skipped: list[tuple[str, str]] = []
+                    _write(folder, n, work.records(source, ranges[n], skipped), skipped)
+                    bar.update(len(ranges[n]))
+        return _finish(folder, encoding, source, len(ranges))
+
+    def _part(self) -> tuple[int, int]:
+        part, _, parts = self.part.partition("/")
+        if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+            raise InputError(f"--part {self.part}: expected I/N with I from 0 to N - 1, such as 0/4")
+        return int(part), int(parts)
+
+    def _source(self) -> Source:
+        if self.source.startswith(TOY):
+            return open_toy(self.source, self.forms, self.seed, self.split, self.objects)
+        return open_clips(self.source, Sizes.of(self.size, self.factor), self.frames, self.fps)
+
+    def _settings(self, source: Source, encoding: Encoding) -> dict[str, Any]:
+        """What all shards must have in common, of JSON's types."""
+        names = ("size", "factor", "frames", "objects", "seed", "shard_records")
+        own = {"source": source.name, "clips": len(source)} | {name: getattr(self, name) for name in names}
+        return json.loads(json.dumps(own | dataclasses.asdict(encoding)))
+
+    def _encoding(self, encoders: Encoders) -> Encoding:
+        vae, text = (encoders.files[name] for name in ("vae", "text_encoder"))
+        return Encoding(
+            vae=fingerprint(vae),
+            text_encoder=fingerprint(text),
+            tokenizer=tokenizer_fingerprint(encoders.folder / "tokenizer"),
+            channels=vae.config.z_dim,
+            text_width=text.config.d_model,
+            max_text_tokens=self.max_text_tokens,
+            dtype=self.dtype,
+            posterior=self.posterior,
+            fps=self.fps,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Work:
+    """Encodes items. batch: clips of one size at a time; what is missing is filled up, so that shapes stay few."""
+
+    encoders: Encoders
+    encoding: Encoding
+    batch: int
+
+    def prompts(self) -> list[Record]:
+        return [self._prompt("empty", "")]
+
+    def _prompt(self, key: str, text: str) -> Record:
+        (states,) = self.encoders.encode_prompts([text], self.encoding.max_text_tokens)
+        return Record(key, {key: text}, {TEXT + key: self._stored(states)})
+
+    def records(self, source: Source, numbers: Sequence[int], skipped: list[tuple[str, str]]) -> list[Record]:
+        """The records of these items in order; those that cannot be used are added to `skipped`."""
+        groups: dict[tuple[int, ...], list[tuple[int, Item]]] = {}
+        made: dict[int, Record] = {}
+        for number, item in _read(source, numbers, skipped):
+            group = groups.setdefault(item.frames.shape, [])
+            group.append((number, item))
+            if len(group) == self.batch:
+                made |= self._encode(groups.pop(item.frames.shape))
+        for group in groups.values():
+            made |= self._encode(group)
+        return [made[number] for number in sorted(made)]
+
+    def _encode(self, group: Sequence[tuple[int, Item]]) -> dict[int, Record]:
+        items = [item for _, item in group]
+        filled = [item.frames for item in items] + [items[-1].frames] * (self.batch - len(items))
+        found = self.encoders.posterior(to_model(np.stack(filled)))
+        config = self.encoders.files["vae"].config
+        means = self.encoders.placement.fetch(normalize(config, found.mean))
+        spread = jnp.exp(0.5 * found.logvar) / jnp.asarray(config.latents_std)
+        spreads = self.encoders.placement.fetch(spread) if self.encoding.posterior == "sample" else None
+        records = {}
+        for row, (number, item) in enumerate(group):
+            arrays = {LATENTS: self._stored(means[row])}
+            if spreads is not None:
+                arrays[DEVIATIONS] = self._stored(spreads[row])
+            states = self.encoders.encode_prompts(list(item.captions.values()), self.encoding.max_text_tokens)
+            arrays |= {TEXT + name: self._stored(rows) for name, rows in zip(item.captions, states, strict=True)}
+            records[number] = Record(item.key, item.captions, arrays)
+        return records
+
+    def _stored(self, array: np.ndarray) -> np.ndarray:
+        if not np.isfinite(array).all():
+            raise InputError("an encoder gave NaN or infinity: expected numbers; try --compute-dtype float32")
+        return np.asarray(array).astype(DTYPES[self.encoding.dtype])
+
+
+def _read(source: Source, numbers: Iterable[int], skipped: list[tuple[str, str]]) -> Iterator[tuple[int, Item]]:
+    """The items, decoded ahead by threads while those before are being encoded."""
+    threads = min(_DECODERS, os.cpu_count() or 1)
+    rest, waiting = iter(numbers), collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        while True:
+            for number in itertools.islice(rest, threads + 1 - len(waiting)):
+                waiting.append((number, pool.submit(source.__getitem__, number)))
+            if not waiting:
+                return
+            number, future = waiting.popleft()
+            try:
+                yield number, future.result()
+            except InputError as error:
+                logger.warning("skipped: %s", error)
+                skipped.append((source.key(number), str(error)))
+
+
+def _ranges(source: Source, cache: Cache) -> list[range]:
+    """The items of each shard."""
+    if not len(source):
+        raise InputError(f"--source {cache.source}: holds no clips, expected at least one")
+    starts = range(0, len(source), cache.shard_records)
+    return [range(start, min(start + cache.shard_records, len(source))) for start in starts]
+
+
+def _begin(folder: Folder, settings: dict[str, Any]) -> None:
+    """Raises InputError if the folder was begun with other settings, saying which."""
+    text = folder.read(BEGUN)
+    if text is None:
+        folder.write(BEGUN, json.dumps(settings, indent=1, ensure_ascii=False))
+        return
+    before = shards.read_json(text, folder.name(BEGUN))
+    for name, now in settings.items():
+        if before.get(name) != now:
+            raise InputError(
+                f"{folder.place}: was begun with {name} {before.get(name)!r}, now it is {now!r}; give the same to "
+                "continue, or choose another folder"
+            )
+
+
+def _told(number: int | None) -> str:
+    return "prompts.json" if number is None else f"{number:05d}.json"
+
+
+def _write(
+    folder: Folder, number: int | None, records: Sequence[Record], skipped: Sequence[tuple[str, str]] = ()
+) -> None:
+    """The shard first and what is told of it behind, so that what is told of is there."""
+    file = PROMPTS if number is None else f"{number:05d}.arrayrecord"
+    shard = write_shard(folder, file, records, skipped)
+    folder.write(_told(number), json.dumps(shard.to_json(), ensure_ascii=False))
+
+
+def _finish(folder: Folder, encoding: Encoding, source: Source, count: int) -> Index | None:
+    told = {number: folder.read(_told(number)) for number in (None, *range(count))}
+    if None in told.values():
+        return None
+    read = {n: Shard.from_json(shards.read_json(text, _told(n)), folder.name(_told(n))) for n, text in told.items()}
+    prompts = read.pop(None)
+    if not any(shard.forms for shard in read.values()):
+        first = next(iter(read.values())).skipped[0][1]
+        raise InputError(f"none of {len(source)} clips can be used, the first: {first}")
+    index = Index(encoding, tuple(shard for shard in read.values() if shard.forms), prompts, source.name)
+    folder.write(INDEX, json.dumps(index.to_json(), ensure_ascii=False))
+    return dataclasses.replace(index, shards=tuple(read.values()))
+
+
+def _summary(place: str, index: Index) -> str:
+    forms = [form for shard in index.shards for form in shard.forms]
+    skipped = sum(len(shard.skipped) for shard in index.shards)
+    size = sum(shard.bytes for shard in index.shards)
+    by_form = ", ".join(f"{forms.count(form):,} of {'x'.join(map(str, form))}" for form in sorted(set(forms)))
+    return f"{place}: {len(forms):,} records ({by_form}), {size:,} bytes, {skipped} clips skipped"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command. Returns 0; 2 after one line about bad input, 130 after one about Ctrl-C."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install PyTorch
+    try:
+        cache = tyro.cli(Cache, args=args, prog="python -m lcv_jax.data.cache")
+        index = cache.run()
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; start it again to continue behind the last finished shard", file=sys.stderr)
+        return 130
+    print(_summary(cache.out, index) if index else f"{cache.out}: part {cache.part} is done, others are not yet")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

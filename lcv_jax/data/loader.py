@@ -1,0 +1,271 @@
+"""Batches of cached samples: every batch of one form and one task, read ahead by threads, resumable to the sample.
+
+A batch is a function of the settings and its position, so that a run that continues from a saved position reads what it
+would have read, whatever the number of hosts. Records are cached latents, so threads are enough: worker processes
+cost more in copies than the reading does (Grain runs the threads).
+"""
+
+import dataclasses
+import logging
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from lcv_jax.data.batching import Stream, Tasks, Turns, batch_size, generator, streams
+from lcv_jax.data.records import Record, RecordError
+from lcv_jax.data.shards import DEVIATIONS, LATENTS, TEXT, Dataset
+from lcv_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_ENDLESS = 2**40
+_ATTEMPTS = 16  # records tried in place of a damaged one
+_TASK, _SAMPLE, _INSTEAD = 0, 1, 2  # what random numbers are for
+EMPTY = "empty"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the order and content of batches.
+
+    tokens: of a batch over all hosts, about; each form gets as many samples as fit, a multiple of `multiple`. tasks: of
+    videos. captions: how often which of a sample's captions is taken, relative to one another, such as (("en", 1),
+    ("zh", 1)); () takes all that a sample has, equally. text_tokens: length that text is padded to, the one sampled
+    with. posterior: "mode", or "sample" from the deviations that a dataset kept. seed: of all that is drawn.
+    max_damaged: records; more end the run.
+    """
+
+    tokens: int
+    multiple: int = 1
+    tasks: Tasks = dataclasses.field(default_factory=Tasks)
+    captions: tuple[tuple[str, float], ...] = ()
+    text_tokens: int = 512
+    posterior: str = "mode"
+    seed: int = 0
+    max_damaged: int = 100
+
+    def __post_init__(self):
+        for name in ("tokens", "multiple", "text_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"data, {name}={getattr(self, name)}: expected at least 1")
+        if self.posterior not in ("mode", "sample"):
+            raise InputError(f"data, posterior={self.posterior!r}: expected 'mode' or 'sample'")
+        if self.seed < 0 or self.max_damaged < 0:
+            raise InputError(f"data, seed={self.seed}, max_damaged={self.max_damaged}: expected numbers from 0")
+        if any(weight < 0 for _, weight in self.captions):
+            raise InputError(f"data, captions={self.captions}: expected weights from 0")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostBatch:
+    """This host's rows of one batch.
+
+    latents: (b, T, h, w, C) float32, normalised. states: (b, L, D) as cached. mask: (b, L) bool. size: samples over all
+    hosts. damaged: records that others stand for, this host's. after: the position behind this batch.
+    """
+
+    latents: np.ndarray
+    states: np.ndarray
+    mask: np.ndarray
+    num_cond: int
+    task: str
+    stream: str
+    size: int
+    damaged: tuple[str, ...]
+    after: Mapping[str, Any]
+
+
+class Loader:
+    """An endless source of `HostBatch`. Its position is the consumer's, however far threads have read ahead.
+
+    datasets: opened. weights: shares of the batches. rows: which of a batch's rows this host holds, by its size.
+    patch: of the model, for counting tokens. Raises InputError for datasets that cannot be mixed, or lack what the
+    settings ask for.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        weights: Sequence[float],
+        settings: Settings,
+        *,
+        patch: tuple[int, int, int] = (1, 2, 2),
+        rows: Callable[[int], Sequence[int]] = range,
+        threads: int = 4,
+        ahead: int = 4,
+    ):
+        if not datasets:
+            raise InputError("data: no datasets given, expected at least one folder that lcv_jax.data.cache wrote")
+        _check_alike(datasets, settings)
+        forms = {form for dataset in datasets for form in dataset.forms}
+        sizes = {form: batch_size(form, patch, settings.tokens, settings.multiple) for form in forms}
+        named = [(str(number), dataset.forms) for number, dataset in enumerate(datasets)]
+        self.streams = streams(named, weights, sizes)
+        for stream in self.streams:
+            settings.tasks.choices(stream.form[0])
+        self.settings = settings
+        self._datasets, self._rows = tuple(datasets), rows
+        self._empty = [dataset.prompts().get(EMPTY) for dataset in datasets]
+        self._made_of = _description(datasets, weights, settings, self.streams)
+        self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+        self.damaged = 0
+        self._begin([0] * len(self.streams))
+
+    def __next__(self) -> HostBatch:
+        batch = next(self._iterator)
+        self._position = batch.after
+        for what in batch.damaged:
+            logger.warning("%s; another record stands for it", what)
+        self.damaged += len(batch.damaged)
+        if self.damaged > self.settings.max_damaged:
+            raise InputError(
+                f"{self.damaged} damaged records so far, more than max_damaged={self.settings.max_damaged}; the last: "
+                f"{batch.damaged[-1]}. Repair the dataset, or allow more"
+            )
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Of JSON's types, the same on every host but for "damaged", this host's count."""
+        return {"batches": dict(self._position), "damaged": self.damaged, "made_of": self._made_of}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues behind what was consumed. Raises InputError, saying what differs, if the data are not the same."""
+        if set(state) != {"batches", "damaged", "made_of"}:
+            raise InputError(f"position in the data with keys {sorted(state)}: it is of another kind of source")
+        for name in sorted(self._made_of.keys() | state["made_of"].keys()):
+            now, then = self._made_of.get(name), state["made_of"].get(name)
+            if now != then:
+                raise InputError(
+                    f"the checkpoint's position is in other data: {name} was {then}, is {now}; give the data and "
+                    "settings it was made with, or start a new run from its weights"
+                )
+        self.damaged = state["damaged"]
+        self._begin([state["batches"].get(stream.name, 0) for stream in self.streams])
+
+    @property
+    def empty(self) -> np.ndarray | None:
+        """States (l, D) of the empty prompt."""
+        return next((states for states in self._empty if states is not None), None)
+
+    def batches(self) -> list[tuple[Stream, str, int]]:
+        """Every (stream, task, latent frames given) that a batch may be: what a step is compiled for."""
+        return [(s, *choice) for s in self.streams for choice in self.settings.tasks.choices(s.form[0])]
+
+    def _begin(self, counts: Sequence[int]) -> None:
+        source = _Batches(self, counts)
+        self._position = source.position
+        self._iterator = iter(grain.MapDataset.source(source).to_iter_dataset(self._options))
+
+    def read(self, stream: Stream, number: int, at: int, after: Mapping[str, int]) -> HostBatch:
+        """Batch `number` of the stream, the run's batch `at`."""
+        s = self.settings
+        task, num_cond = s.tasks.draw(stream.form[0], generator(s.seed, _TASK, at).random())
+        drawn = [self._sample(stream, number * stream.batch + row) for row in self._rows(stream.batch)]
+        latents, states, damaged = zip(*drawn, strict=True)
+        L, D = s.text_tokens, states[0].shape[1]
+        padded, mask = np.zeros((len(states), L, D), states[0].dtype), np.zeros((len(states), L), bool)
+        for row, text in enumerate(states):
+            padded[row, : len(text)] = text
+            mask[row, : len(text)] = True
+        lost = tuple(name for names in damaged for name in names)
+        return HostBatch(np.stack(latents), padded, mask, num_cond, task, stream.name, stream.batch, lost, after)
+
+    def _sample(self, stream: Stream, position: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Latents, text states and damaged records of a place in a stream; it depends on nothing else."""
+        s, dataset = self.settings, self._datasets[stream.source]
+        entropy = (zlib.crc32(stream.name.encode()), position)
+        number, damaged = stream.record(position, s.seed), []
+        instead = generator(s.seed, _INSTEAD, *entropy)
+        while True:
+            try:
+                record = dataset[number]
+                break
+            except RecordError as error:
+                damaged.append(str(error))
+                if len(damaged) > _ATTEMPTS:
+                    raise InputError(f"{_ATTEMPTS} records in a row are damaged, the last: {error}") from error
+                number = int(stream.records[int(instead.random() * len(stream.records))])
+        rng = generator(s.seed, _SAMPLE, *entropy)
+        chosen, normal = rng.random(), rng
+        latents = record.arrays[LATENTS].astype(np.float32)
+        if s.posterior == "sample":
+            noise = normal.standard_normal(latents.shape, np.float32)
+            latents = latents + record.arrays[DEVIATIONS].astype(np.float32) * noise
+        return latents, self._text(record, chosen, stream.source), damaged
+
+    def _text(self, record: Record, uniform: float, source: int) -> np.ndarray:
+        """States (l, D) of one of the record's captions, of the empty prompt where it has none."""
+        weights = dict(self.settings.captions) or dict.fromkeys(record.captions, 1.0)
+        names = [name for name in record.captions if weights.get(name, 0) > 0]
+        if not names:
+            if self._empty[source] is None:
+                raise InputError(
+                    f"record {record.key!r} has none of the captions {sorted(weights)}, and its dataset no "
+                    "empty prompt; choose captions that it has"
+                )
+            return self._empty[source]
+        shares = np.cumsum([weights[name] for name in names])
+        at = int(np.searchsorted(shares, uniform * shares[-1], side="right"))
+        return record.arrays[TEXT + names[min(at, len(names) - 1)]][: self.settings.text_tokens]
+
+
+class _Batches:
+    """The run's batches behind a position, by number, for Grain's threads; each is asked for once."""
+
+    def __init__(self, loader: Loader, counts: Sequence[int]):
+        self._loader, self._start = loader, sum(counts)
+        self._turns = Turns([stream.share for stream in loader.streams], counts)
+        self._lock, self._decided, self._next = threading.Lock(), {}, 0
+        self.position = self._named()
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, index: int) -> HostBatch:
+        with self._lock:
+            while self._next <= index:
+                stream = self._turns.next()
+                self._decided[self._next] = stream, int(self._turns.counts[stream]) - 1, self._named()
+                self._next += 1
+            stream, number, after = self._decided.pop(index)
+        return self._loader.read(self._loader.streams[stream], number, self._start + index, after)
+
+    def _named(self) -> dict[str, int]:
+        return {s.name: int(n) for s, n in zip(self._loader.streams, self._turns.counts, strict=True)}
+
+
+def _check_alike(datasets: Sequence[Dataset], settings: Settings) -> None:
+    """Raises InputError unless all were encoded by one VAE and text encoder, and have what is asked for."""
+    first = datasets[0]
+    for dataset in datasets:
+        for name in ("vae", "text_encoder", "tokenizer", "channels", "text_width", "dtype"):
+            one, two = getattr(first.encoding, name), getattr(dataset.encoding, name)
+            if one != two:
+                raise InputError(
+                    f"{dataset.place}: {name} is {two}, but {one} in {first.place}: expected datasets that were "
+                    "encoded with the same models; write one of the caches again"
+                )
+        if settings.posterior == "sample" and dataset.encoding.posterior != "sample":
+            raise InputError(
+                f"{dataset.place}: holds no deviations, which posterior='sample' needs; write the cache with "
+                "--posterior sample, or take 'mode'"
+            )
+
+
+def _description(
+    datasets: Sequence[Dataset], weights: Sequence[float], settings: Settings, made: Sequence[Stream]
+) -> dict[str, Any]:
+    """What the position in the data means nothing without, of JSON's types."""
+    s = dataclasses.asdict(settings)
+    del s["max_damaged"]
+    s["captions"] = [list(pair) for pair in settings.captions]
+    s["tasks"]["vc_latents"] = list(settings.tasks.vc_latents)
+    return s | {
+        "datasets": [dataset.fingerprint for dataset in datasets],
+        "weights": [float(weight) for weight in weights],
+        "batch sizes": {stream.name: stream.batch for stream in made},
+    }

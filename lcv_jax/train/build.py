@@ -1,0 +1,217 @@
+"""Puts a run together from its config: mesh, model, state, step and data; the place where an objective is chosen."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcv_jax.data.loader import EMPTY, Loader
+from lcv_jax.data.records import DTYPES
+from lcv_jax.data.shards import Dataset
+from lcv_jax.errors import InputError
+from lcv_jax.models import zoo
+from lcv_jax.models.dit import DiT
+from lcv_jax.models.lora import init_lora
+from lcv_jax.models.precision import FLOAT32, Precision
+from lcv_jax.models.umt5 import TextStates
+from lcv_jax.objectives.objective import Trees
+from lcv_jax.objectives.pretrain import Pretrain
+from lcv_jax.ops.attention import dense_attention
+from lcv_jax.ops.sparse_attention import BlockSparseAttention
+from lcv_jax.parallel.mesh import MeshConfig
+from lcv_jax.parallel.placement import MeshPlacement
+from lcv_jax.parallel.rules import TRAINING
+from lcv_jax.sample.encoders import Encoders, fingerprint
+from lcv_jax.train.config import TrainConfig
+from lcv_jax.train.feed import Feed, abstract_batch, check_divides, rows_of
+from lcv_jax.train.programs import Kind
+from lcv_jax.train.state import TrainState, abstract_state, create, state_shardings
+from lcv_jax.train.step import Step, jitted, make_step
+from lcv_jax.train.weights import read_dit
+
+Tree = Any
+ADAPTER = "trained"
+"""Name of the LoRA that a run trains, among active ones."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Training:
+    """A run that is ready but for its weights. placement: the mesh. model: the DiT on it. objective: what is minimised.
+    abstract: the state's shapes and shardings. step: jitted. feed: the data. kinds: of batches that will come."""
+
+    config: TrainConfig
+    placement: MeshPlacement
+    model: DiT
+    objective: Pretrain
+    abstract: TrainState
+    step: Step
+    feed: Feed
+    kinds: tuple[Kind, ...]
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Training":
+        """Opens the data, and checks all that can be without weights. Raises InputError."""
+        placement = MeshPlacement(MeshConfig.parse(config.mesh).make(), TRAINING)
+        datasets = open_data(config)
+        model = make_model(config, placement)
+        objective = Pretrain(model, config.text_dropout, config.condition_noise, config.bins)
+        data = config.data
+        loader = Loader(
+            datasets,
+            data.weights or (1.0,) * len(datasets),
+            data.batches,
+            patch=config.model.patch_size,
+            rows=rows_of(placement),
+            threads=data.threads,
+            ahead=data.ahead,
+        )
+        optimizer = config.optimizer.make()
+        shapes, shardings = _trained(config, placement)
+        start = functools.partial(_create, config, optimizer)
+        abstract = jax.eval_shape(start, shapes)
+        where = state_shardings(abstract, shardings, optimizer)
+        step = make_step(
+            objective,
+            optimizer,
+            trained="params" if config.lora is None else "lora",
+            accumulate=config.accumulate,
+            ema_decay=config.ema_decay or 0.0,
+            shardings=shardings,
+        )
+        return cls(
+            config=config,
+            placement=placement,
+            model=model,
+            objective=objective,
+            abstract=abstract_state(abstract, where),
+            step=jitted(step, where),
+            feed=Feed(loader, placement),
+            kinds=_kinds(config, loader, datasets, placement),
+        )
+
+    def start(self) -> TrainState:
+        """The state before the first step, made or read on its shards."""
+        config, shardings = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        begin = functools.partial(_create, config, config.optimizer.make())
+        if config.init is not None and config.lora is None:
+            params = read_dit(config.init, config.model, self.abstract.trained)
+            return jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
+        return jax.jit(lambda key: begin(_untrained(config, key)), out_shardings=shardings)(_keys(config.seed)[0])
+
+    def given(self) -> Trees:
+        """What is not trained: the empty prompt, and under a LoRA the model, in the dtype of computation."""
+        states = self.feed.loader.empty
+        put = self.placement.put
+        prompts = {}
+        if states is not None:
+            prompts[EMPTY] = TextStates(put(states[None]), put(jnp.ones((1, len(states)), bool)))
+        if self.config.lora is None:
+            return Trees(prompts=prompts)
+        precision = precision_of(self.config)
+        shapes = zoo.abstract_params(self.config.model, precision)
+        where = self.placement.params(self.config.model, shapes)
+        abstract = jax.tree.map(_placed, shapes, where)
+        return Trees(params=read_dit(self.config.init, self.config.model, abstract), prompts=prompts)
+
+    def trees(self, state: TrainState, given: Trees, *, ema: bool = True) -> Trees:
+        """All trees that the objective reads, with the running mean of what is trained if there is one."""
+        tree = state.ema if ema and state.ema is not None else state.trained
+        return dataclasses.replace(given, **{"params" if self.config.lora is None else "lora": tree})
+
+
+def open_data(config: TrainConfig) -> list[Dataset]:
+    """The datasets, each fitting the model and the checkpoint's encoders. Raises InputError."""
+    datasets = [Dataset(path, config.data.fetched) for path in config.data.paths]
+    weights = config.data.weights
+    if weights and len(weights) != len(datasets):
+        raise InputError(f"data: {len(weights)} weights for {len(datasets)} paths: expected one each, or none")
+    for dataset in datasets:
+        made = dataset.encoding
+        for name, have, want in (
+            ("latents of channels", made.channels, config.model.in_channels),
+            ("text states of width", made.text_width, config.model.caption_channels),
+        ):
+            if have != want:
+                raise InputError(
+                    f"{dataset.place}: holds {name} {have}, the model takes {want}: cache it for this model"
+                )
+    if config.checkpoint is not None:
+        encoders = Encoders.open(config.checkpoint, MeshPlacement(MeshConfig().make(jax.local_devices()), TRAINING))
+        check_encoders(encoders, datasets)
+    return datasets
+
+
+def check_encoders(encoders: Encoders, datasets: list[Dataset]) -> None:
+    """Raises InputError unless the datasets were encoded with these models."""
+    made = {name: fingerprint(model) for name, model in encoders.files.items()}
+    for dataset in datasets:
+        for name, ours in made.items():
+            theirs = getattr(dataset.encoding, name)
+            if theirs != ours:
+                raise InputError(
+                    f"{dataset.place}: was encoded with another {name} ({theirs}) than {encoders.folder} has ({ours}): "
+                    "give the checkpoint it was cached with, or cache it again"
+                )
+
+
+def precision_of(config: TrainConfig) -> Precision:
+    """Of computation, with parameters of the same dtype; what is trained is float32 all the same."""
+    return Precision.named(config.dtype)
+
+
+def make_model(config: TrainConfig, placement: MeshPlacement) -> DiT:
+    """The DiT with float32 parameters on the mesh."""
+    dense = placement.attention(dense_attention)
+    attention = dense
+    if config.attention is not None:
+        block = config.attention.block
+        attention = placement.attention(BlockSparseAttention(block, block, config.attention.sparsity))
+    precision = dataclasses.replace(precision_of(config), param=jnp.dtype("float32"))
+    return DiT(config.model, precision, attention, dense, placement, config.remat)
+
+
+def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
+    """For the first weights, and for the run."""
+    return tuple(jax.random.split(jax.random.key(seed)))
+
+
+def _create(config: TrainConfig, optimizer: Any, trained: Tree) -> TrainState:
+    return create(trained, optimizer, _keys(config.seed)[1], ema=config.ema_decay is not None)
+
+
+def _untrained(config: TrainConfig, key: jax.Array) -> Tree:
+    """What a new run trains: the model's parameters, or adapters that change nothing yet."""
+    if config.lora is None:
+        return zoo.init_params(config.model, FLOAT32, key)
+    return {ADAPTER: init_lora(config.lora, zoo.abstract_params(config.model, FLOAT32), key)}
+
+
+def _trained(config: TrainConfig, placement: MeshPlacement) -> tuple[Tree, Tree]:
+    """Shapes and shardings of what is trained."""
+    if config.lora is not None and config.init is None:
+        raise InputError("lora without init: adapters need the model they adapt; give --init CHECKPOINT")
+    shapes = jax.eval_shape(functools.partial(_untrained, config), jax.random.key(0))
+    if config.lora is None:
+        return shapes, placement.params(config.model, shapes)
+    model = zoo.abstract_params(config.model, FLOAT32)
+    return shapes, {name: placement.lora(config.model, model, tree) for name, tree in shapes.items()}
+
+
+def _placed(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+def _kinds(config: TrainConfig, loader: Loader, datasets: list[Dataset], placement: MeshPlacement) -> tuple[Kind, ...]:
+    """Batches that differ in shape or in the frames given; streams of several datasets may be of one kind."""
+    encoding, batches = datasets[0].encoding, config.data.batches
+    text = jax.ShapeDtypeStruct((batches.text_tokens, encoding.text_width), DTYPES[encoding.dtype])
+    kinds = {}
+    for stream, task, num_cond in loader.batches():
+        check_divides(stream, config.accumulate, placement)
+        batch = abstract_batch(stream, num_cond, encoding.channels, text, placement)
+        (T, h, w), (t, p, q) = stream.form, config.model.patch_size
+        name = f"{stream.batch} x {T}x{h}x{w} {task}" + (f" behind {num_cond}" if num_cond else "")
+        kinds.setdefault((stream.form, num_cond), Kind(name, batch, stream.batch * T // t * (h // p) * (w // q)))
+    return tuple(kinds.values())

@@ -1,0 +1,182 @@
+"""What a training run is made of, as one frozen value: configs/ holds recipes, the command line changes single fields.
+
+Mesh, rematerialisation, lengths and places of files may change when a run is resumed; everything else decides what is
+computed, and stays.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from lcv_jax.data.files import replacing
+from lcv_jax.data.loader import Settings
+from lcv_jax.errors import InputError
+from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.lora import LoRAConfig
+from lcv_jax.models.remat import Remat
+from lcv_jax.objectives.pretrain import ConditionNoise
+from lcv_jax.train.optimizer import AdamW
+
+FILE = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Cached datasets and how they are read.
+
+    paths: folders that lcv_jax.data.cache wrote, local or gs://, s3://. weights: of the datasets, their shares of the
+    batches; () is the same for all. batches: what decides their content. fetched: local folder for the shards of an
+    object store. threads, ahead: that read, and how many batches at most.
+    """
+
+    paths: tuple[str, ...]
+    batches: Settings
+    weights: tuple[float, ...] = ()
+    fetched: str | None = None
+    threads: int = 4
+    ahead: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseConfig:
+    """Block sparse attention in training: blocks of (t, h, w) tokens, share of the key blocks left out."""
+
+    block: tuple[int, int, int] = (4, 4, 4)
+    sparsity: float = 0.9375
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Videos made while training, with the running mean of the parameters where there is one.
+
+    every: steps; 0 makes none. prompts: of the videos. height, width: in pixels. frames: 4n + 1; 1 makes pictures.
+    """
+
+    every: int = 0
+    prompts: tuple[str, ...] = ()
+    height: int = 480
+    width: int = 832
+    frames: int = 93
+    steps: int = 50
+    guidance: float = 4.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A run. The command line has every field: --data.batches.tokens 65536, --optimizer.rate 5e-5.
+
+    model: the DiT. data: see DataConfig. optimizer: see AdamW. steps: of the whole run. checkpoint: where the
+    autoencoder, text encoder, tokenizer and schedule are that belong to the data; samples and exports need it. init:
+    weights to begin with, of a checkpoint, or of a run's checkpoints/STEP, its running mean if it has one; None is an
+    untrained model. lora: train adapters of it instead of the model itself. attention: block sparse instead of
+    dense. accumulate: micro-batches of a step. ema_decay: None keeps no mean. remat: what blocks keep for the backward
+    pass. dtype: of computation, by default bfloat16, on a CPU float32; what is trained is float32.
+    """
+
+    model: DiTConfig
+    data: DataConfig
+    optimizer: AdamW
+    steps: int
+    checkpoint: str | None = None
+    init: str | None = None
+    lora: LoRAConfig | None = None
+    attention: SparseConfig | None = None
+    text_dropout: float = 0.1
+    condition_noise: ConditionNoise = dataclasses.field(default_factory=ConditionNoise)
+    bins: int = 10
+    accumulate: int = 1
+    ema_decay: float | None = 0.9999
+    remat: Remat = Remat.FULL
+    dtype: Literal["bfloat16", "float32"] | None = None
+    seed: int = 0
+    save_every: int = 1000
+    log_every: int = 10
+    keep: int = 3
+    mesh: str = "data=-1"
+    samples: SampleConfig = dataclasses.field(default_factory=SampleConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        """Of JSON's types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+MAY_CHANGE = (
+    "steps",
+    "save_every",
+    "log_every",
+    "keep",
+    "mesh",
+    "remat",
+    "checkpoint",
+    "init",
+    "samples",
+    "data/paths",
+    "data/fetched",
+    "data/threads",
+    "data/ahead",
+    "data/batches/max_damaged",
+)
+"""What a resumed run may have otherwise: it changes no number but by rounding. Whether the data are the same is
+compared by their content (data/loader.py)."""
+
+
+def read_recipe(path: os.PathLike[str] | str) -> tuple[TrainConfig, str]:
+    """Runs a recipe, a Python file with a function `config() -> TrainConfig`; returns that and the file's docstring."""
+    path = pathlib.Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise InputError(f"{path}: no such recipe: expected a Python file such as configs/toy.py")
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = module.config()
+    except InputError:
+        raise
+    except Exception as error:  # a recipe is a program, and may do anything wrong
+        raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+    if not isinstance(made, TrainConfig):
+        raise InputError(f"{path}: config() gave {type(made).__name__}, expected a TrainConfig")
+    return made, (module.__doc__ or "").strip()
+
+
+def keep(run: pathlib.Path, config: TrainConfig, *, resumed: bool) -> None:
+    """Writes the config into a run's folder. Raises InputError if a run that is resumed was begun with another, saying
+    what changed."""
+    file = run / FILE
+    if resumed:
+        before = read_kept(run)
+        changed = [
+            f"{path} was {old!r}, is {new!r}"
+            for path, old, new in _differences(before, config.to_json())
+            if not any(path == may or path.startswith(f"{may}/") for may in MAY_CHANGE)
+        ]
+        if changed:
+            raise InputError(f"{run}: was begun with another config: {'; '.join(changed)}; choose another --out")
+    with replacing(file) as aside:
+        aside.write_text(json.dumps(config.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_kept(run: pathlib.Path) -> dict[str, Any]:
+    """The config of a run's folder as JSON."""
+    try:
+        value = json.loads((run / FILE).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{run / FILE}: cannot be read ({error}); expected the config that the run began with"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{run / FILE}: expected a JSON object")
+    return value
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in sorted({*old, *new}):
+            yield from _differences(old.get(name), new.get(name), f"{path}/{name}" if path else name)
+    elif old != new:
+        yield path, old, new

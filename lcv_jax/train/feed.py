@@ -1,0 +1,83 @@
+"""From the loader's rows of this host to batches on the mesh."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from lcv_jax.data.batching import Stream
+from lcv_jax.data.loader import Loader
+from lcv_jax.errors import InputError
+from lcv_jax.models.umt5 import TextStates
+from lcv_jax.objectives.pretrain import Batch
+from lcv_jax.parallel.placement import MeshPlacement
+
+
+def rows_of(placement: MeshPlacement) -> Callable[[int], Sequence[int]]:
+    """Which rows of a batch this process's devices hold, by the batch's size; processes that share rows (a context or
+    tensor axis across processes) read the same ones."""
+
+    def rows(size: int) -> list[int]:
+        slices = _sharding(placement, size).addressable_devices_indices_map((size,)).values()
+        return sorted({row for (one,) in slices for row in range(*one.indices(size))})
+
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """A source of batches for the loop (train/batches.py)."""
+
+    loader: Loader
+    placement: MeshPlacement
+
+    def __next__(self) -> Batch:
+        host = next(self.loader)
+        where = _sharding(self.placement, host.size)
+        at = {row: i for i, row in enumerate(rows_of(self.placement)(host.size))}
+
+        def put(x: np.ndarray) -> jax.Array:
+            def part(index: tuple[slice, ...]) -> np.ndarray:
+                return x[[at[row] for row in range(*index[0].indices(host.size))]]
+
+            return jax.make_array_from_callback((host.size, *x.shape[1:]), where, part)
+
+        return Batch(put(host.latents), TextStates(put(host.states), put(host.mask)), host.num_cond)
+
+    def get_state(self) -> dict[str, Any]:
+        return self.loader.get_state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self.loader.set_state(state)
+
+
+def abstract_batch(
+    stream: Stream, num_cond: int, channels: int, text: jax.ShapeDtypeStruct, placement: MeshPlacement
+) -> Batch:
+    """Shapes and shardings of a stream's batches. channels: of latents. text: one sample's padded states (L, D)."""
+    where = _sharding(placement, stream.batch)
+
+    def leaf(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((stream.batch, *shape), dtype, sharding=where)
+
+    latents = leaf((*stream.form, channels), jnp.float32)
+    return Batch(latents, TextStates(leaf(text.shape, text.dtype), leaf(text.shape[:1], jnp.bool_)), num_cond)
+
+
+def check_divides(stream: Stream, accumulate: int, placement: MeshPlacement) -> None:
+    """Raises InputError unless micro-batches can be cut over the mesh."""
+    multiple = placement.batch_multiple * accumulate
+    if stream.batch % multiple:
+        raise InputError(
+            f"batches of {stream.batch} samples of {'x'.join(map(str, stream.form))} latents: "
+            f"{placement.batch_multiple} devices share a batch of {accumulate} micro-batches, so it must divide by {multiple}; set "
+            "data.batches.multiple to that, or a smaller mesh"
+        )
+
+
+def _sharding(placement: MeshPlacement, size: int) -> NamedSharding:
+    return placement.sharding(("batch",), (size,))
