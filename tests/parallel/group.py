@@ -45,6 +45,14 @@ def between(victim):
     time.sleep(120)
 
 
+def asked_to_go(victim):
+    """The victim gets what a scheduler sends."""
+    if processes.index() == victim:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    processes.barrier("never reached by all")
+
+
 def failing(victim):
     """The victim ends with an error of its own."""
     if processes.index() == victim:

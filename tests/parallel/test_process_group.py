@@ -62,6 +62,7 @@ def check_exchange(ended):
         }
 
 
+@pytest.mark.smoke
 def test_sharing_and_agreeing():
     check_exchange(group(2, 2, "exchange"))
 
@@ -85,10 +86,11 @@ def test_no_cluster_that_jax_detects():
 @pytest.mark.parametrize(
     ("what", "victim"),
     [
-        ("collective", 1),
+        pytest.param("collective", 1, marks=pytest.mark.smoke),
         pytest.param("collective", 0, marks=pytest.mark.slow),
         pytest.param("between", 1, marks=pytest.mark.slow),
         pytest.param("between", 0, marks=pytest.mark.slow),
+        pytest.param("asked_to_go", 1, marks=pytest.mark.slow),
     ],
 )
 def test_one_killed_ends_all(what, victim):

@@ -16,6 +16,7 @@ import numpy as np
 import training
 from lcv_jax.objectives.pretrain import Pretrain
 from lcv_jax.ops.attention import dense_attention
+from lcv_jax.parallel import processes
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import TRAINING
@@ -86,12 +87,12 @@ def main() -> None:
     parser.add_argument("--distributed", nargs=3, metavar=("COORDINATOR", "PROCESSES", "INDEX"))
     args = parser.parse_args()
     jax.config.update("jax_disable_most_optimizations", True)  # as in conftest.py
-    if args.distributed:
-        coordinator, processes, index = args.distributed
-        jax.distributed.initialize(coordinator, int(processes), int(index))
-    runs = Run(args.mesh)
-    for folder in args.folders:
-        print(json.dumps(runs(folder, args.steps, args.pace)), flush=True)
+    coordinator, count, index = args.distributed or (None, None, None)
+    numbers = (None, None) if coordinator is None else (int(count), int(index))
+    with processes.joined(coordinator, *numbers, sigterm="is noticed"):
+        runs = Run(args.mesh)
+        for folder in args.folders:
+            print(json.dumps(runs(folder, args.steps, args.pace)), flush=True)
 
 
 if __name__ == "__main__":

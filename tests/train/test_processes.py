@@ -1,4 +1,4 @@
-"""Training by several real processes that find one another through jax.distributed."""
+"""Training by several real processes: the numbers of one, one asked to go saves and ends all, one killed ends all."""
 
 import contextlib
 import json
@@ -31,6 +31,7 @@ def processes(count, *args):
             env=training.environment(),
             cwd=training.ROOT,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for index in range(count)
@@ -82,3 +83,15 @@ def test_sigterm_to_one_saves_and_ends_all(tmp_path):
     lines = [[json.loads(line) for line in text.splitlines() if line.startswith("{")] for text in texts]
     assert {end["end"] for ends in lines for end in ends} == {"finished"}
     assert len({end["digest"] for ends in lines for end in ends}) == 1
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_killed_ends_the_other_within_a_minute(tmp_path, victim):
+    with processes(2, 600, tmp_path, "--mesh", "data=2", "--pace", 0.2) as started:
+        while started[victim].stdout.readline() != "batch\n":
+            pass
+        started[victim].kill()
+        other = started[1 - victim]
+        _, said = other.communicate(timeout=60)
+    assert other.returncode == 1
+    assert f"error: process {victim} of 2 is gone" in said
