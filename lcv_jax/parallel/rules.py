@@ -42,7 +42,9 @@ class Rules:
 
 # A sampling batch is a row or two: devices that share the weights share the tokens, or they would all do the same.
 SAMPLING = Rules(batch=("data",), tokens=("fsdp", "context"))
-TRAINING = Rules(batch=("data", "fsdp"), tokens=("context",))
+# Devices that share a video keep their own part of the parameters and of the optimizer's state: 720p x 93 trains on
+# one node then. In sampling they keep all of a layer, and nothing is gathered for it at every step.
+TRAINING = Rules(batch=("data", "fsdp"), tokens=("context",), embed=("fsdp", "context"))
 
 
 def spec(

@@ -55,10 +55,16 @@ def table():
             axes = flatten(parameter_axes(config, abstract))
             found = {}
             for path, leaf in leaves.items():
-                cut, whole = spec(axes[path], leaf.shape, on, SAMPLING, path)
-                short = re.sub(r"_\d+", "_N", path)
-                if any(axes[path]):  # the others are whole on every mesh
-                    found.setdefault(f"{name} {short}", set()).add(shown(cut) + " whole" * bool(whole))
+                if not any(axes[path]):
+                    continue  # whole on every mesh
+                cuts = {}
+                for kind, rules in (("", SAMPLING), ("training ", TRAINING)):
+                    cut, whole = spec(axes[path], leaf.shape, on, rules, path)
+                    cuts[kind] = shown(cut) + " whole" * bool(whole)
+                short = f"{name} {re.sub(r'_[0-9]+', '_N', path)}"
+                for kind, cut in cuts.items():
+                    if not kind or cut != cuts[""]:  # of training, what is cut otherwise than in sampling
+                        found.setdefault(kind + short, set()).add(cut)
             lines += [f"{path}: {' | '.join(sorted(cuts))}" for path, cuts in found.items()]
         for rules, kind in ((SAMPLING, "sampling"), (TRAINING, "training")):
             for name, (axes, shape) in ACTIVATIONS.items():
