@@ -24,6 +24,7 @@ ROOMS = (
     "rewards",
     "objectives",
     "train",
+    "eval",
     "app",
 )
 """From the ground up. The kernels lie below them, `lcv_jax/__init__.py` above."""

@@ -52,17 +52,34 @@ class Import:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Turn a checkpoint of our layout into the official one, bit for bit."""
+    """Turn a checkpoint of our layout into the official one, bit for bit; or what a run has trained."""
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """A checkpoint or one model's folder in our layout."""
+    """A checkpoint or one model's folder in our layout, or RUN/checkpoints/STEP."""
     dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
-    """New folder."""
+    """New folder; of a run that trained a LoRA a new .safetensors file."""
     max_shard_size: str = "5GB"
     """Tensor bytes in one file: a number with KB, MB, GB, KiB, MiB or GiB."""
+    weights: Literal["ema", "trained"] | None = None
+    """Of a run: its running mean or its last parameters; by default the mean if there is one."""
+    dtype: Literal["bfloat16", "float32"] | None = None
+    """Of a run's weights; by default bfloat16."""
+    base: str | None = None
+    """Of a run: the checkpoint whose other models are copied; by default the one it was trained with."""
 
     def run(self) -> int:
         size = parse_size(self.max_shard_size)
+        # Here, because what only runs of training need takes its time to import.
+        from lcv_jax.train.export import export_run
+        from lcv_jax.train.weights import is_run
+
+        own = {"weights": self.weights, "dtype": self.dtype, "base": self.base}
+        if is_run(self.src):
+            given = {name: value for name, value in own.items() if value is not None}
+            print(f"{self.dst}: {export_run(self.src, self.dst, max_shard_size=size, **given):,} tensors")
+            return 0
+        if set(own.values()) != {None}:
+            raise InputError(f"{self.src}: is no RUN/checkpoints/STEP: leave out --weights, --dtype and --base")
         with _bar("export") as progress:
             done = convert.export_checkpoint(
                 self.src, self.dst, max_shard_size=size, token_ids=_token_ids, progress=progress

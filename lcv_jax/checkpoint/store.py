@@ -63,7 +63,7 @@ def save(folder: os.PathLike[str] | str, tensors: Mapping[str, TensorInfo], read
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False, type_handler_registry=registry)
     tree = {name: LazyTensor(info, functools.partial(read, name)) for name, info in tensors.items()}
     try:
-        with _quiet(), ocp.Checkpointer(handler) as checkpointer:
+        with quiet(), ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(pathlib.Path(folder).absolute(), args=ocp.args.PyTreeSave(tree))
     except InputError:
         raise
@@ -73,7 +73,7 @@ def save(folder: os.PathLike[str] | str, tensors: Mapping[str, TensorInfo], read
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Orbax's warnings: of every save without its OCDBT database, which we leave out on purpose, and of
     damaged files, which we refuse ourselves."""
     logger = logging.getLogger("absl")
@@ -115,7 +115,7 @@ def _tensors(params: pathlib.Path, checkpointer: ocp.Checkpointer) -> dict[str, 
     if not params.is_dir():
         raise InputError(f"{params}: no such folder: expected an Orbax checkpoint; import it again")
     try:
-        with _quiet():
+        with quiet():
             metadata = checkpointer.metadata(params).item_metadata
         if metadata is None:  # what Orbax returns after its warning
             raise ValueError("not readable as metadata")

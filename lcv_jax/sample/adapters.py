@@ -28,12 +28,16 @@ class Adapters:
         """Takes a LoRA tree that is loaded already, in place of what had the name."""
         self._loaded[name] = adapter
 
-    def collection(self, names: Sequence[str]) -> dict[str, Any]:
-        """The "lora" collection in which these are active. Raises InputError on a name that nothing has."""
+    def trees(self, names: Sequence[str]) -> dict[str, Any]:
+        """The LoRA trees of these names. Raises InputError on a name that nothing has."""
         for name in names:
             if name not in self._loaded:
                 self.load(self._opened.lora_file(name), name)
-        return lora_collection({name: self._loaded[name] for name in names})
+        return {name: self._loaded[name] for name in names}
+
+    def collection(self, names: Sequence[str]) -> dict[str, Any]:
+        """The "lora" collection in which these are active. Raises InputError on a name that nothing has."""
+        return lora_collection(self.trees(names))
 
 
 def _scaled(tree: Mapping[str, Any], scale: float) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from lcv_jax.checkpoint import layout
 from lcv_jax.data.loader import EMPTY, Loader
 from lcv_jax.data.records import DTYPES
 from lcv_jax.data.shards import Dataset
@@ -23,7 +26,7 @@ from lcv_jax.ops.sparse_attention import BlockSparseAttention
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import TRAINING
-from lcv_jax.sample.encoders import Encoders, fingerprint
+from lcv_jax.sample.encoders import NAMES, Encoders, fingerprint
 from lcv_jax.train.config import TrainConfig
 from lcv_jax.train.feed import Feed, abstract_batch, check_divides, rows_of
 from lcv_jax.train.programs import Kind
@@ -139,19 +142,19 @@ def open_data(config: TrainConfig) -> list[Dataset]:
                 )
     if config.checkpoint is not None:
         encoders = Encoders.open(config.checkpoint, MeshPlacement(MeshConfig().make(jax.local_devices()), TRAINING))
-        check_encoders(encoders, datasets)
+        check_encoders(encoders.folder, encoders.files, datasets)
     return datasets
 
 
-def check_encoders(encoders: Encoders, datasets: list[Dataset]) -> None:
-    """Raises InputError unless the datasets were encoded with these models."""
-    made = {name: fingerprint(model) for name, model in encoders.files.items()}
+def check_encoders(folder: pathlib.Path, files: Mapping[str, layout.Model], datasets: Sequence[Dataset]) -> None:
+    """Raises InputError unless the datasets were encoded with the autoencoder and text encoder among these models."""
+    made = {name: fingerprint(files[name]) for name in NAMES}
     for dataset in datasets:
         for name, ours in made.items():
             theirs = getattr(dataset.encoding, name)
             if theirs != ours:
                 raise InputError(
-                    f"{dataset.place}: was encoded with another {name} ({theirs}) than {encoders.folder} has ({ours}): "
+                    f"{dataset.place}: was encoded with another {name} ({theirs}) than {folder} has ({ours}): "
                     "give the checkpoint it was cached with, or cache it again"
                 )
 

@@ -48,6 +48,8 @@ def train(config: TrainConfig, out: str, *, profile: bool = False, wandb: str | 
         begun = int(state.step)
         if newest is not None:
             logger.info("continues behind step %d", begun)
+        if begun >= config.steps:
+            return begun, End.FINISHED
         programs = Programs(training.step, training.abstract, given, training.kinds, _compiled)
         report = None
         if processes.is_main():

@@ -74,8 +74,8 @@ def check_divides(stream: Stream, accumulate: int, placement: MeshPlacement) -> 
     if stream.batch % multiple:
         raise InputError(
             f"batches of {stream.batch} samples of {'x'.join(map(str, stream.form))} latents: "
-            f"{placement.batch_multiple} devices share a batch of {accumulate} micro-batches, so it must divide by {multiple}; set "
-            "data.batches.multiple to that, or a smaller mesh"
+            f"{placement.batch_multiple} devices share a batch of {accumulate} micro-batches, so it must "
+            f"divide by {multiple}; set data.batches.multiple to that, or a smaller mesh"
         )
 
 

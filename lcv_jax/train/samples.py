@@ -27,8 +27,8 @@ FOLDER = "samples"
 
 
 def pipeline_of(training: Training, trees: Trees) -> Pipeline:
-    """A pipeline around the trees, on the run's mesh, with the encoders of config.checkpoint. Their weights are read now:
-    between samples they take no memory."""
+    """A pipeline around the trees, on the run's mesh, with the encoders of config.checkpoint. Their weights are read
+    now: between samples they take no memory."""
     config = training.config
     placement = MeshPlacement(training.placement.mesh, SAMPLING)
     precision = precision_of(config)

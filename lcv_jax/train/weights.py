@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 
 from lcv_jax.checkpoint import hub, layout
 from lcv_jax.checkpoint.load import load_params
+from lcv_jax.checkpoint.store import quiet
 from lcv_jax.errors import InputError
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.train.checkpoint import STATE
@@ -62,7 +63,8 @@ def read_trained(path: os.PathLike[str] | str, abstract: Tree, weights: str | No
     restore = jax.tree.map(_restore_args, item)
     try:
         args = ocp.args.PyTreeRestore(item=item, restore_args=restore, partial_restore=True)
-        return checkpointer.restore(folder, args=args)[weights]
+        with quiet():
+            return checkpointer.restore(folder, args=args)[weights]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: damaged checkpoint ({' '.join(str(error).split())[:200]})") from error
 
@@ -72,7 +74,8 @@ def _names(checkpointer: ocp.Checkpointer, folder: pathlib.Path) -> Tree:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder: expected a checkpoint of a run, such as RUN/checkpoints/1000")
     try:
-        tree = checkpointer.metadata(folder).item_metadata.tree
+        with quiet():
+            tree = checkpointer.metadata(folder).item_metadata.tree
     except Exception as error:  # Orbax lets whatever a broken file causes through
         raise InputError(f"{folder}: damaged checkpoint ({' '.join(str(error).split())[:200]})") from error
     return {name: part for name, part in tree.items() if jax.tree.leaves(part)}
