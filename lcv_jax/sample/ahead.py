@@ -5,8 +5,8 @@ autoencoder's stream) is lowered from shapes, dtypes and shardings. They have to
 cache would not find the program: where a program takes what another one gives, its shardings are those that the
 compiler chose for that. What is left are the small programs between those.
 
-An entry of the cache is of one kind and number of devices, one mesh, one number of processes, one version of JAX, and one
-path of the cache's folder, which JAX makes a part of the key.
+An entry of the cache is of one kind and number of devices, one mesh, one number of processes, one version of JAX, and
+one path of the cache's folder, which JAX makes a part of the key.
 """
 
 import dataclasses
