@@ -14,8 +14,8 @@ from lcv_jax.parallel import processes
 from lcv_jax.sample.jobs import Job
 from lcv_jax.sample.tasks import Common
 
-# Options that may differ from machine to machine, as every path may: what was read from inputs is compared itself.
-_OWN = ("checkpoint", "lora", "compile_cache", "process_id")
+# Options that may differ from machine to machine, as every path may: what was read from inputs is itself compared.
+_OWN = ("checkpoint", "lora", "compile_cache", "coordinator", "process_id")
 
 
 def check(task: Common, jobs: Sequence[Job], inputs: Mapping[str, Any]) -> None:
