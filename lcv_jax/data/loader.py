@@ -178,24 +178,27 @@ class Loader:
         """Latents, text states and damaged records of a place in a stream; it depends on nothing else."""
         s, dataset = self.settings, self._datasets[stream.source]
         entropy = (zlib.crc32(stream.name.encode()), position)
-        number, damaged = stream.record(position, s.seed), []
-        instead = generator(s.seed, _INSTEAD, *entropy)
-        while True:
-            try:
-                record = dataset[number]
-                break
-            except RecordError as error:
-                damaged.append(str(error))
-                if len(damaged) > _ATTEMPTS:
-                    raise InputError(f"{_ATTEMPTS} records in a row are damaged, the last: {error}") from error
-                number = int(stream.records[int(instead.random() * len(stream.records))])
+        record, damaged = self._read(stream, stream.record(position, s.seed), generator(s.seed, _INSTEAD, *entropy))
         rng = generator(s.seed, _SAMPLE, *entropy)
-        chosen, normal = rng.random(), rng
+        chosen = rng.random()
         latents = record.arrays[LATENTS].astype(np.float32)
         if s.posterior == "sample":
-            noise = normal.standard_normal(latents.shape, np.float32)
+            noise = rng.standard_normal(latents.shape, np.float32)
             latents = latents + record.arrays[DEVIATIONS].astype(np.float32) * noise
         return latents, self._text(record, chosen, stream.source), damaged
+
+    def _read(self, stream: Stream, number: int, rng: np.random.Generator) -> tuple[Record, list[str]]:
+        """A record, or if it is damaged another one of its stream; and what was damaged."""
+        tried: dict[int, str] = {}
+        while True:
+            try:
+                return self._datasets[stream.source][number], list(tried.values())
+            except RecordError as error:
+                tried[number] = str(error)
+            if len(tried) >= min(_ATTEMPTS, len(stream.records)):
+                raise InputError(f"{len(tried)} records were tried for one and are damaged, the last: {tried[number]}")
+            while number in tried:
+                number = int(stream.records[int(rng.random() * len(stream.records))])
 
     def _text(self, record: Record, uniform: float, source: int) -> np.ndarray:
         """States (l, D) of one of the record's captions, of the empty prompt where it has none."""
