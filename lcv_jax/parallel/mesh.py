@@ -97,20 +97,29 @@ class MeshConfig:
                 "make it larger, or start fewer processes"
             )
         shape = tuple(filled.sizes.values())
-        if len(taken) == len(devices) and hasattr(taken[0], "process_index") and taken[0].platform == "tpu":
+        if len(taken) == len(devices) and taken[0].platform == "tpu":
             # Neighbours in the torus stand next to one another.
             placed = mesh_utils.create_device_mesh(shape, taken, allow_split_physical_axes=True)
         else:
             placed = np.array(taken).reshape(shape)
-        return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return _auto(placed)
+
+
+def _auto(devices: np.ndarray) -> Mesh:
+    """Devices, an array with an axis for each of AXES, as a mesh on which the compiler completes the shardings."""
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def mesh_of(given: "Mesh | MeshConfig | str | None") -> Mesh | None:
-    """What a user may give for a mesh, as a mesh with all of our axes: None stays None, text is parsed."""
-    if given is None or isinstance(given, Mesh):
-        if given is not None and tuple(given.axis_names) != AXES:
+    """What a user may give for a mesh, as a mesh with all of our axes: None stays None, text is parsed. Of a mesh the
+    devices are taken: those that `jax.make_mesh` makes have explicit axes, on which a program has to say every sharding
+    itself."""
+    if given is None:
+        return None
+    if isinstance(given, Mesh):
+        if tuple(given.axis_names) != AXES:
             raise InputError(f"mesh with axes {given.axis_names}: expected {AXES}; MeshConfig(...).make() gives one")
-        return given
+        return _auto(given.devices)
     if isinstance(given, str):
         given = MeshConfig.parse(given)
     if not isinstance(given, MeshConfig):

@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from lcv_jax.errors import InputError
 from lcv_jax.parallel.mesh import AXES, MeshConfig, mesh_of
@@ -53,9 +53,15 @@ def test_whatever_is_given_for_a_mesh():
     assert mesh_of(None) is None
     made = mesh_of(MeshConfig())
     assert made.axis_names == AXES
-    assert mesh_of(made) is made
+    assert mesh_of(made) == made
     assert mesh_of("data=1") == made
     with pytest.raises(InputError, match="mesh with axes"):
         mesh_of(Mesh(jax.devices()[:1], ("x",)))
     with pytest.raises(InputError, match="mesh=4: expected text such as"):
         mesh_of(4)
+
+
+def test_explicit_axes_become_automatic():
+    """Those of `jax.make_mesh`, under which parameters could not even be loaded."""
+    explicit = jax.make_mesh((1,) * len(AXES), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+    assert mesh_of(explicit) == MeshConfig().make()
