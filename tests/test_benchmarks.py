@@ -1,10 +1,13 @@
 """The benchmarks' shared part: rounds are paired, ratios are medians, a result keeps what it is given."""
 
+import dataclasses
 import json
 
 import pytest
 
-from benchmarks import bsa_selection, common
+import training
+from benchmarks import bsa_selection, common, full_import
+from lcv_jax.checkpoint import convert
 
 
 def test_alternate_calls_every_candidate_once_a_round_in_changing_order():
@@ -54,3 +57,24 @@ def test_the_selections_benchmark_runs_at_any_size(tmp_path):
     (row,) = json.loads((tmp_path / "bsa_selection.json").read_text())["rows"]
     assert row["case"] == "40 x 40 blocks, heads: 1, 2 kept"
     assert set(row["figures"]) == {"search_s", "sort_s", "top_k_s", "scores_s", "search_over_top_k"}
+
+
+def test_a_sparse_checkpoint_is_imported_and_its_first_blocks_restored(tmp_path):
+    config = dataclasses.replace(training.TINY, depth=3)
+    tensors = full_import.write_sparse(tmp_path / "dit", config, 50_000)
+    assert len(list((tmp_path / "dit").glob("*.safetensors"))) > 2
+    convert.import_checkpoint(tmp_path / "dit", tmp_path / "ours")
+    found = full_import.restore(tmp_path / "ours", "fsdp=1", 2)
+    whole = sum(info.nbytes for info in tensors.values()) // 2
+    assert whole / 2 < found["bytes"] == found["device"] < whole
+
+
+def test_restoring_finds_a_value_that_is_another(tmp_path):
+    full_import.write_sparse(tmp_path / "dit", training.TINY, 10**9)
+    (file,) = (tmp_path / "dit").glob("*.safetensors")
+    with file.open("r+b") as stored:
+        stored.seek(-4, 2)
+        stored.write(bytes(4))
+    convert.import_checkpoint(tmp_path / "dit", tmp_path / "ours")
+    with pytest.raises(AssertionError, match="y_embedder"):
+        full_import.restore(tmp_path / "ours", "fsdp=1", training.TINY.depth)
