@@ -176,7 +176,7 @@ class Loader:
 
     def _sample(self, stream: Stream, position: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Latents, text states and damaged records of a place in a stream; it depends on nothing else."""
-        s, dataset = self.settings, self._datasets[stream.source]
+        s = self.settings
         entropy = (zlib.crc32(stream.name.encode()), position)
         record, damaged = self._read(stream, stream.record(position, s.seed), generator(s.seed, _INSTEAD, *entropy))
         rng = generator(s.seed, _SAMPLE, *entropy)

@@ -1,11 +1,14 @@
 """The command behind train.py and lcv-train: python train.py configs/NAME.py --out DIR [--key.sub VALUE]."""
 
+import contextlib
 import dataclasses
+import io
 import logging
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, NoReturn
 
 import tyro
@@ -65,7 +68,8 @@ def _run(recipe: str, args: Sequence[str]) -> None:
         """Which one this is; by default as the cluster says."""
 
     default = Command(out=tyro.MISSING, config=config)
-    asked = tyro.cli(Command, args=args, default=default, prog=f"train.py {recipe}", description=about)
+    with _one_line():
+        asked = tyro.cli(Command, args=args, default=default, prog=f"train.py {recipe}", description=about)
     # Here, as JAX takes its time, so that --help answers at once.
     from lcv_jax.train import command
     from lcv_jax.train.build import Training
@@ -79,6 +83,19 @@ def _run(recipe: str, args: Sequence[str]) -> None:
         step, end = command.train(asked.config, asked.out, profile=asked.profile, wandb=asked.wandb)
         if processes.is_main():
             print(f"{asked.out}: {end} at step {step}" + (", start it again to continue" if end != "finished" else ""))
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """What tyro draws a box around as the line of an InputError."""
+    drawn = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(drawn):
+            yield
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(" ".join(re.sub(r"[\u2500-\u257f]", " ", drawn.getvalue()).split())) from None
 
 
 def _leave(several: bool, code: int) -> NoReturn:

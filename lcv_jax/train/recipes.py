@@ -1,0 +1,96 @@
+"""What recipes of one family have in common; configs/ holds the recipes."""
+
+from collections.abc import Mapping
+
+from lcv_jax.data.batching import Tasks
+from lcv_jax.data.loader import Settings
+from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.objectives.pretrain import ConditionNoise
+from lcv_jax.train.config import DataConfig, SampleConfig, TrainConfig
+from lcv_jax.train.optimizer import AdamW
+
+TOKENS_256P = 24 * 16 * 16
+TOKENS_480P = 24 * 30 * 52
+TOKENS_720P = 24 * 44 * 80
+"""Of a video of 93 frames in 256 x 256, 480 x 832 and 704 x 1280."""
+
+ALL_TASKS = Tasks(t2v=2, i2v=1, vc=1, vc_latents=(4,))
+"""Text, image and 13 frames to video. The report mixes them without telling the shares; these are ours."""
+DRIFT = ConditionNoise(probability=0.5, level=0.1)
+"""Noise on condition frames of continuations; the report names it without numbers, these are ours."""
+
+TOY_MODEL = DiTConfig(
+    hidden_size=192,
+    depth=8,
+    num_heads=3,
+    caption_channels=128,
+    adaln_tembed_dim=128,
+)
+"""About 6 million parameters: 12 MB in bfloat16."""
+TOY_PROMPTS = (
+    "A red circle moves to the right on a plain grey background.",
+    "A green star turns.",
+    "一个蓝色的正方形向上移动。",
+    "A yellow heart grows and a purple triangle stays still.",
+)
+
+
+def published(
+    *,
+    paths: Mapping[str, float],
+    tokens: int,
+    rate: float,
+    steps: int,
+    init: str | None,
+    multiple: int = 64,
+    tasks: Tasks | None = None,
+    mesh: str = "fsdp=64",
+) -> TrainConfig:
+    """A stage of the 13.6B model's pre-training on 64 devices (SPEC 8): its rate and iterations are the report's;
+    batch, warm-up, decay and mean are not published, and ours.
+
+    paths: datasets and their shares of the batches. tokens: of a batch. multiple: what the samples of a batch divide by.
+    """
+    return TrainConfig(
+        model=DiTConfig(),
+        data=DataConfig(
+            paths=tuple(paths),
+            weights=tuple(paths.values()),
+            batches=Settings(tokens=tokens, multiple=multiple, tasks=tasks or Tasks()),
+        ),
+        optimizer=AdamW(rate=rate),
+        steps=steps,
+        checkpoint="meituan-longcat/LongCat-Video",
+        init=init,
+        condition_noise=DRIFT if tasks is not None and tasks.vc else ConditionNoise(),
+        mesh=mesh,
+    )
+
+
+def toy(
+    *,
+    paths: Mapping[str, float],
+    tokens: int,
+    rate: float,
+    steps: int,
+    init: str | None,
+    tasks: Tasks | None = None,
+    frames: int = 13,
+) -> TrainConfig:
+    """A stage of the toy world's model, on whatever devices there are; on a laptop `--data.batches.tokens` is smaller."""
+    return TrainConfig(
+        model=TOY_MODEL,
+        data=DataConfig(
+            paths=tuple(paths),
+            weights=tuple(paths.values()),
+            batches=Settings(tokens=tokens, multiple=8, tasks=tasks or Tasks(), text_tokens=64),
+        ),
+        optimizer=AdamW(rate=rate, warmup=200),
+        steps=steps,
+        checkpoint="outputs/toy/base",
+        init=init,
+        condition_noise=DRIFT if tasks is not None and tasks.vc else ConditionNoise(),
+        ema_decay=0.999,
+        save_every=500,
+        samples=SampleConfig(every=2000, prompts=TOY_PROMPTS, height=64, width=64, frames=frames, steps=25),
+    )

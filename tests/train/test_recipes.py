@@ -1,0 +1,101 @@
+"""Every recipe is what the report says, can be changed from the command line, and a run tells when it is another's."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+import training
+from lcv_jax.errors import InputError
+from lcv_jax.train.config import TrainConfig, keep, read_recipe
+
+CONFIGS = sorted((training.ROOT / "configs").glob("*.py"))
+# SPEC 8: tasks, sizes, rate, iterations.
+REPORT = {
+    "stage1": ("images", {"256p"}, 1e-4, 285_000),
+    "stage2": ("images t2v", {"256p"}, 1e-4, 140_000),
+    "stage3": ("images t2v i2v vc", {"256p"}, 5e-5, 164_000),
+    "stage4": ("images t2v i2v vc", {"480p"}, 5e-5, 36_000),
+    "stage5": ("images t2v i2v vc", {"480p", "720p"}, 2e-5, 53_000),
+    "sft": ("t2v i2v vc", {"480p", "720p"}, 1e-5, 7_500),
+}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_can_be_read_and_tells_what_it_is(path):
+    config, about = read_recipe(path)
+    for word in ("python train.py configs/" + path.name, "Hardware:", "Time:", "Expected:"):
+        assert word in about
+    assert "ever run" in about or "Not run yet" in about
+    assert len(config.data.weights) == len(config.data.paths)
+    assert TrainConfig.to_json(config) == json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+@pytest.mark.parametrize("name", REPORT)
+def test_stages_have_the_reports_numbers(name):
+    config, _ = read_recipe(training.ROOT / f"configs/{name}.py")
+    tasks, sizes, rate, steps = REPORT[name]
+    assert (config.optimizer.rate, config.steps) == (rate, steps)
+    assert {path.split("-")[-1] for path in config.data.paths} == sizes
+    assert any("images" in path for path in config.data.paths) == ("images" in tasks)
+    shares = config.data.batches.tasks
+    assert (shares.i2v > 0) == ("i2v" in tasks)
+    assert (shares.vc > 0) == ("vc" in tasks)
+    assert (config.condition_noise.probability > 0) == ("vc" in tasks)
+
+
+def command(*args):
+    program = [sys.executable, "train.py", *map(str, args)]
+    return subprocess.run(program, cwd=training.ROOT, env=training.environment(), capture_output=True, text=True)
+
+
+def test_help_tells_the_keys_and_unknown_ones_are_refused():
+    shown = command("configs/toy_laptop.py", "--help").stdout
+    assert "--optimizer.rate" in shown
+    assert "--data.batches.tokens" in shown
+    refused = command("configs/toy_laptop.py", "--out", "x", "--optimizer.speed", "3")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+    assert "Unrecognized options: --optimizer.speed" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    refused = command("configs/toy_laptop.py", "--out", "x", "--optimizer.rate", "-1")
+    assert refused.returncode == 2
+    assert "rate=-1.0: expected a number above 0" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (None, "no such recipe: expected a Python file such as configs/toy"),
+        ("x = 1", "recipe.py: cannot be run .AttributeError"),
+        ("import nothing_here", "recipe.py: cannot be run .ModuleNotFoundError"),
+        ("def config(): return 3", r"config\(\) gave int, expected a TrainConfig"),
+        ("from lcv_jax.train.optimizer import AdamW\nAdamW(rate=0)", "optimizer, rate=0: expected a number above 0"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(tmp_path, text, match):
+    path = tmp_path / "recipe.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=match):
+        read_recipe(path)
+
+
+def test_a_resumed_run_says_what_changed(tmp_path):
+    config, _ = read_recipe(training.ROOT / "configs/toy_laptop.py")
+    keep(tmp_path, config, resumed=False)
+    data = dataclasses.replace(config.data, paths=("elsewhere",), threads=1)
+    keep(tmp_path, dataclasses.replace(config, steps=5, mesh="fsdp=2", data=data), resumed=True)
+    other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, rate=2e-4), seed=4)
+    with pytest.raises(
+        InputError, match=r"optimizer/rate was 0.001, is 0.0002; seed was 0, is 4; choose another --out"
+    ):
+        keep(tmp_path, other, resumed=True)
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(InputError, match="config.json: cannot be read"):
+        keep(tmp_path, config, resumed=True)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="config.json: expected a JSON object"):
+        keep(tmp_path, config, resumed=True)
