@@ -1,7 +1,7 @@
 """The logical axes of every parameter, by its path: what a mesh may cut. `parallel/rules.py` says by which devices.
 
-Vectors (biases, norms' scales) are whole everywhere: they are a ten-thousandth of the weights, and gathering them would
-cost a message each.
+Vectors (norms' scales, most biases) are whole everywhere: they are a ten-thousandth of the weights, and gathering them
+would cost a message each. A bias of what is cut by heads is cut with it.
 """
 
 import re
@@ -28,7 +28,6 @@ _DIT = (
     (r"blocks/ffn/w[13]/kernel", ("embed", "mlp")),
     (r"blocks/ffn/w2/kernel", ("mlp", "embed")),
     (r"final_layer/linear/kernel", ("embed", None)),
-    # Biases of what is cut by heads are cut with it.
     (r"blocks/(attn/qkv|cross_attn/kv_linear)/bias", (None, "heads")),
     (r"blocks/cross_attn/q_linear/bias", ("heads",)),
     (r"(blocks|final_layer)/adaLN_modulation/bias", (None, None)),
@@ -55,7 +54,7 @@ _TABLES = {DiTConfig: (_DIT, "blocks/"), UMT5Config: (_UMT5, "block/"), VAEConfi
 def parameter_axes(config: DiTConfig | UMT5Config | VAEConfig, abstract: Mapping[str, Any]) -> dict[str, Any]:
     """A tree like a model's parameters with the logical axes of each leaf. abstract: jax.ShapeDtypeStruct leaves.
 
-    Raises KeyError for a parameter that the table lacks or has twice, ValueError where its axes are not the leaf's.
+    Raises KeyError for a parameter that the table lacks, ValueError where its axes are not as many as the leaf's.
     """
     table, stacked = _TABLES[type(config)]
     return _walk(abstract, "", table, stacked)

@@ -2,9 +2,8 @@
 
 encode, decode and their streams then take and give the arrays that they do on one device, with the numbers of one
 device up to rounding, forward and backward. Inputs may be host arrays; outputs are global arrays, cut where their
-pixels divide evenly and whole on every device where not. `np.asarray` fetches them in a single process. Among several
-processes make them `whole` first, best as bytes: np.asarray(whole(mesh, to_uint8(piece))) in every process. Parameters
-may lie on the mesh in any way and are gathered on entry.
+pixels divide evenly and whole on every device where not. `np.asarray` fetches them in a single process, and
+`MeshPlacement.fetch` among several, best as bytes. Parameters may lie on the mesh in any way and are gathered on entry.
 
 Space (height, width or both) is what sampling wants: every device has all frames of its part, so that a stream holds
 one latent frame at a time, and work divides evenly. Frames divide too, but only of a whole video, held at once.
@@ -177,8 +176,3 @@ def split_picture(sizes: Mapping[str, int], height: int, width: int) -> tuple[Na
     best = min(itertools.product((False, True), repeat=len(names)), key=cost)
     rows = tuple(name for name, chosen in zip(names, best, strict=True) if chosen)
     return rows, tuple(name for name in names if name not in rows)
-
-
-def whole(mesh: Mesh, tree: Any) -> Any:
-    """Arrays on every device of the mesh in full, so that each process can fetch them."""
-    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(tree)
