@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lcv_jax.data.images import as_frames, read_image, resize_lanczos
-from lcv_jax.data.sizes import Sizes, parse_size
+from lcv_jax.data.sizes import Sizes
 from lcv_jax.data.toy import Form, ToySource
 from lcv_jax.data.video import probe, stream_video
 from lcv_jax.errors import InputError
@@ -141,12 +142,10 @@ def open_toy(place: str, forms: Sequence[str], seed: int, split: str, objects: S
 
 
 def _form(text: str) -> Form:
-    shape, _, weight = text.partition("@")
-    size, _, frames = shape.rpartition("x")
-    try:
-        return Form(parse_size(size), int(frames), float(weight or 1))
-    except ValueError:
-        raise InputError(f"--forms {text!r}: expected HEIGHTxWIDTHxFRAMES, and @WEIGHT if it shall have one") from None
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)(?:@(\d*\.?\d+))?", text)
+    if not match:
+        raise InputError(f"--forms {text!r}: expected HEIGHTxWIDTHxFRAMES, and @WEIGHT if it shall have one")
+    return Form((int(match[1]), int(match[2])), int(match[3]), float(match[4] or 1))
 
 
 def _lines(path: pathlib.Path) -> list[str]:

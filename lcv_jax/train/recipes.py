@@ -49,7 +49,7 @@ def published(
     """A stage of the 13.6B model's pre-training on 64 devices (SPEC 8): its rate and iterations are the report's;
     batch, warm-up, decay and mean are not published, and ours.
 
-    paths: datasets and their shares of the batches. tokens: of a batch. multiple: what the samples of a batch divide by.
+    paths: datasets and their shares of the batches. tokens: of a batch. multiple: what a batch's samples divide by.
     """
     return TrainConfig(
         model=DiTConfig(),
@@ -77,7 +77,7 @@ def toy(
     tasks: Tasks | None = None,
     frames: int = 13,
 ) -> TrainConfig:
-    """A stage of the toy world's model, on whatever devices there are; on a laptop `--data.batches.tokens` is smaller."""
+    """A stage of the toy world's model, on whatever devices there are."""
     return TrainConfig(
         model=TOY_MODEL,
         data=DataConfig(

@@ -53,7 +53,7 @@ class Report:
         self._file.write(step, record)
         scalars = {name: value for name, value in _scalars(record).items() if value is not None}
         for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+            self._board.add_scalar(name.replace(" ", "_"), value, step)
         self._board.flush()
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)

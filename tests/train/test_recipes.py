@@ -94,8 +94,8 @@ def test_a_resumed_run_says_what_changed(tmp_path):
     ):
         keep(tmp_path, other, resumed=True)
     (tmp_path / "config.json").write_text("[")
-    with pytest.raises(InputError, match="config.json: cannot be read"):
+    with pytest.raises(InputError, match=r"config.json: cannot be read"):
         keep(tmp_path, config, resumed=True)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="config.json: expected a JSON object"):
+    with pytest.raises(InputError, match=r"config.json: expected a JSON object"):
         keep(tmp_path, config, resumed=True)
