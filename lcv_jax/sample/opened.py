@@ -130,6 +130,8 @@ class Opened:
         if self.quantisation is not None:
             abstract = self.quantisation.abstract(abstract)
         where = self.placement.params(config, abstract)
+        if name == "vae" and self.coder.tiling is not None:  # or every tile would gather it
+            where = jax.tree.map(lambda leaf: self.placement.replicated, where)
         return abstract, host_memory.resting(where) if name in self.offload else where
 
     def check_memory(self, adapters: int = 0, run: int = 0) -> None:
@@ -144,8 +146,8 @@ class Opened:
         memory.check(
             weights + adapters + max(run, visitors),
             f"{self.folder} in {self.precision.param}" + (" with this run" if run else ""),
-            "use bfloat16, a smaller size, fewer frames, more devices (fsdp), or some with more memory; quantise the "
-            "weights, offload the text encoder",
+            "use bfloat16 or int8 weights, offload the text encoder, choose a smaller size or fewer frames, or take more "
+            "devices (fsdp) or some with more memory",
             self.placement.mesh,
         )
 
