@@ -146,8 +146,8 @@ class Opened:
         memory.check(
             weights + adapters + max(run, visitors),
             f"{self.folder} in {self.precision.param}" + (" with this run" if run else ""),
-            "use bfloat16 or int8 weights, offload the text encoder, choose a smaller size or fewer frames, or take more "
-            "devices (fsdp) or some with more memory",
+            "use bfloat16 or int8 weights, offload the text encoder, choose a smaller size or fewer frames, or take "
+            "more devices (fsdp) or some with more memory",
             self.placement.mesh,
         )
 
