@@ -1,4 +1,4 @@
-r"""Supervised fine-tuning: all tasks on chosen clips, 480p and 720p, 93 frames, behind stage 5.
+r"""Supervised fine-tuning: all tasks on chosen pictures and clips, 480p and 720p, 93 frames, behind stage 5.
 
     python -m lcv_jax.data.cache --source CHOSEN --checkpoint meituan-longcat/LongCat-Video --size 480p \
         --out data/chosen-480p
@@ -18,7 +18,7 @@ from lcv_jax.train.recipes import ALL_TASKS, TOKENS_720P, published
 
 def config() -> TrainConfig:
     return published(
-        paths={"data/chosen-480p": 1.0, "data/chosen-720p": 1.0},
+        paths={"data/chosen-images-480p": 1.0, "data/chosen-480p": 1.5, "data/chosen-720p": 1.5},
         tokens=32 * TOKENS_720P,
         multiple=32,
         rate=1e-5,

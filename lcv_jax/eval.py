@@ -27,6 +27,7 @@ from lcv_jax.errors import InputError
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.objectives.objective import Metrics, Trees
 from lcv_jax.objectives.pretrain import Batch, ConditionNoise, Pretrain
+from lcv_jax.sample.opened import Opened
 from lcv_jax.sample.options import FPS
 from lcv_jax.sample.pipeline import Pipeline
 from lcv_jax.train.build import check_encoders
@@ -94,12 +95,15 @@ class Eval:
                 raise InputError(f"--{name} {getattr(self, name)}: expected at least 1")
         check_writable(self.out, ".json")
         dataset = None if self.data is None else Dataset(self.data)
-        pipe = Pipeline.from_pretrained(self.checkpoint, self.dtype, self.mesh)
+        opened = Opened.open(self.checkpoint, self.dtype, self.mesh)
+        if dataset is not None:
+            check_encoders(opened.folder, opened.files, [dataset])
+        opened.check_memory()
+        pipe = Pipeline.load(opened)
         for path in self.loras:
             pipe.load_lora(path, path)
         found: dict[str, Any] = {"settings": dataclasses.asdict(self)}
         if dataset is not None:
-            check_encoders(pipe.opened.folder, pipe.opened.files, [dataset])
             found["loss"] = {task: values(self._loss(pipe, dataset, task)) for task in self.tasks}
         if self.toy:
             each = [(task, language) for task in self.tasks for language in self.languages]

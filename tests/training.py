@@ -1,6 +1,7 @@
 """What the tests of training share: a tiny DiT, and batches of random latents that a seed and a number give."""
 
 import dataclasses
+import json
 import os
 import pathlib
 
@@ -11,9 +12,10 @@ from lcv_jax.models.dit import DiT
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.precision import FLOAT32, Precision
 from lcv_jax.models.umt5 import TextStates
-from lcv_jax.models.zoo import init_params
+from lcv_jax.models.zoo import abstract_params, init_params
 from lcv_jax.objectives.objective import Trees
 from lcv_jax.objectives.pretrain import Batch
+from lcv_jax.train.weights import read_trained
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = DiTConfig(
@@ -87,3 +89,20 @@ class RandomBatches:
 
     def set_state(self, state):
         self.at = state["at"]
+
+
+RECIPE = ROOT / "tests/train/recipe.py"
+CHANGES = ("seconds", "tokens_per_second", "tflops")
+"""Of a line of metrics, from run to run."""
+
+
+def lines(run: pathlib.Path) -> list[dict]:
+    """The metrics of a run without those."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name not in CHANGES} for record in records]
+
+
+def trained(config, run: pathlib.Path, step: int, weights: str | None = None) -> list:
+    """Parameters that a run has saved."""
+    abstract = abstract_params(config.model, FLOAT32)
+    return jax.tree.leaves(read_trained(run / f"checkpoints/{step}", abstract, weights))

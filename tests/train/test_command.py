@@ -31,9 +31,7 @@ from lcv_jax.train.build import Training
 from lcv_jax.train.config import SampleConfig, read_recipe
 from lcv_jax.train.loop import End
 from lcv_jax.train.weights import read_dit, read_trained
-
-RECIPE = pathlib.Path(__file__).with_name("recipe.py")
-CHANGES = ("seconds", "tokens_per_second", "tflops")  # from run to run
+from training import CHANGES, RECIPE, lines, trained
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +43,6 @@ def data(tmp_path_factory) -> str:
 def config(data):
     base, _ = read_recipe(RECIPE)
     return dataclasses.replace(base, data=dataclasses.replace(base.data, paths=(data,)))
-
-
-def lines(run: pathlib.Path) -> list[dict]:
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name not in CHANGES} for record in records]
-
-
-def trained(config, run: pathlib.Path, step: int, weights: str | None = None):
-    abstract = zoo.abstract_params(config.model, FLOAT32)
-    return jax.tree.leaves(read_trained(run / f"checkpoints/{step}", abstract, weights))
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 
 import training
 from lcv_jax.errors import InputError
-from lcv_jax.models.dit import abstract_params
 from lcv_jax.models.precision import FLOAT32
+from lcv_jax.models.zoo import abstract_params
 from lcv_jax.train.optimizer import AdamW, decayed
 
 

@@ -19,7 +19,7 @@ REPORT = {
     "stage3": ("images t2v i2v vc", {"256p"}, 5e-5, 164_000),
     "stage4": ("images t2v i2v vc", {"480p"}, 5e-5, 36_000),
     "stage5": ("images t2v i2v vc", {"480p", "720p"}, 2e-5, 53_000),
-    "sft": ("t2v i2v vc", {"480p", "720p"}, 1e-5, 7_500),
+    "sft": ("images t2v i2v vc", {"480p", "720p"}, 1e-5, 7_500),
 }
 
 
