@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.common import Result, Row, write
-from lcv_jax.models.dit import DiT, KVCache, abstract_params
+from lcv_jax.models.dit import DiT, KVCache
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.dit_geometry import Geometry
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.models.precision import FLOAT32
+from lcv_jax.models.zoo import abstract_params
 from lcv_jax.parallel.hlo import count_flops
 
 # 480 x 832, 93 frames: 24 latent frames of 30 x 52 tokens.

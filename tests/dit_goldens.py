@@ -10,9 +10,9 @@ import pytest
 from lcv_jax.checkpoint.load import load_params
 from lcv_jax.checkpoint.source import SafetensorsSource
 from lcv_jax.checkpoint.table import DIT
-from lcv_jax.models.dit import abstract_params
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.precision import FLOAT32
+from lcv_jax.models.zoo import abstract_params
 
 
 def read_config(checkpoint):

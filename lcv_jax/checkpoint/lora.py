@@ -53,8 +53,8 @@ def load_lora(
     """Reads a LoRA file for the DiT with `abstract` params.
 
     dtype: of down and up; None keeps the file's. shardings: from the result's shapes (nested dicts whose leaves have
-    shapes) to a pytree of shardings like it; None is the default device. Raises InputError, before any tensor is read, when the file is not a LoRA, lacks a part, or is
-    another model's.
+    shapes) to a pytree of shardings like it; None is the default device. Raises InputError, before any tensor is read,
+    when the file is not a LoRA, lacks a part, or is another model's.
     """
     file = TensorFile.open(path)
     kernels = flatten(abstract)

@@ -45,9 +45,9 @@ class KVCache:
     """Keys (after k_norm, BEFORE rotation) and values of the condition tokens, of every layer.
 
     k, v: (layers, B, A, S, h, d), the tokens as the attention that the cache was made with wants them, padding
-    included; on the device or in the host's memory. B divides the running batch: 1 serves any, and that of the prompts
-    serves a guided batch, the negative prompts' rows first. frames: condition latent frames. block: the order of the
-    tokens.
+    included; on the device or in the host's memory. B divides the running batch, and each row serves as many rows that
+    follow one another: 1 serves any, and that of the prompts a guided batch, in which every prompt follows its negative
+    one. frames: condition latent frames. block: the order of the tokens.
     """
 
     k: Array
@@ -149,10 +149,10 @@ class DiT(nn.Module):
         """Text tokens (B, L, D) and the mask that attention still needs."""
         y = TextEmbedder(self.config.hidden_size, self.precision, name="y_embedder")(states)
         self.sow("intermediates", "y_emb", y)
-        if mask is None or not self.config.text_tokens_zero_pad:
-            return y, mask
-        # Zeroed, and then attended like any other token.
-        return y * mask[..., None].astype(y.dtype), None
+        if mask is not None and self.config.text_tokens_zero_pad:
+            # Zeroed, and then attended like any other token.
+            y, mask = y * mask[..., None].astype(y.dtype), None
+        return self.placement(y, ("batch", None, None)), mask
 
     def _run(
         self,
@@ -326,7 +326,7 @@ def _rows(cached: Array, B: int) -> Array:
     is there and repeated."""
     if jax.typeof(cached).memory_space is Space.Host:
         cached = jax.device_put(cached, Space.Device)
-    return jnp.tile(cached, (B // cached.shape[0], 1, 1, 1, 1))
+    return jnp.repeat(cached, B // cached.shape[0], axis=0)
 
 
 class CrossAttention(nn.Module):
@@ -383,10 +383,3 @@ class FinalLayer(nn.Module):
         T, H, W = g.grid
         out = g.raster(out).reshape(-1, T, H, W, a, b, c.out_channels).transpose(0, 1, 2, 4, 3, 5, 6)
         return out.reshape(-1, T, H * a, W * b, c.out_channels)
-
-
-def abstract_params(config: DiTConfig, precision: Precision):
-    """The parameters' shapes and dtypes as jax.ShapeDtypeStruct; nothing is allocated."""
-    latents = jax.ShapeDtypeStruct((1, 1, *config.patch_size[1:], config.in_channels), F32)
-    t, text = jax.ShapeDtypeStruct((1, 1), F32), jax.ShapeDtypeStruct((1, 1, config.caption_channels), F32)
-    return jax.eval_shape(DiT(config, precision).init, jax.random.key(0), latents, t, text)["params"]

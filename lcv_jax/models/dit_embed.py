@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcv_jax.models.layers import Dense
+from lcv_jax.models.layers import Dense, spread
 from lcv_jax.models.precision import Precision
 
 Array = jax.Array
@@ -45,7 +45,7 @@ class _PatchProjection(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.precision.param)
         dtype = self.precision.compute
         x = jnp.einsum("baspqc,cpqd->basd", patches.astype(dtype), kernel[:, 0].astype(dtype))
-        return x + bias.astype(dtype)
+        return x + spread(bias, x)
 
 
 class TimeEmbedder(nn.Module):

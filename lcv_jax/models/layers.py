@@ -42,12 +42,20 @@ class Dense(nn.Module):
             y = (y.astype(jnp.float32) * self.get_variable("params", KERNEL_SCALE)).astype(self.dtype)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
-            y = y + bias.astype(self.dtype)
+            y = y + spread(bias, y)
         if self.has_variable("lora", "adapters"):
             adapters = self.get_variable("lora", "adapters")
             for name in sorted(adapters):
                 y = y + lora_delta(x, adapters[name], precision).reshape(y.shape)
         return y
+
+
+def spread(parameter: Array, like: Array) -> Array:
+    """A bias or scale (*features) in the shape (..., *features) and dtype of `like`.
+
+    It is rounded after it is spread, so that its gradient, a sum over all tokens, adds up in the parameter's own dtype.
+    """
+    return jnp.broadcast_to(parameter, like.shape).astype(like.dtype)
 
 
 def lora_delta(x: Array, adapter: Mapping[str, Array], precision: str | None = None) -> Array:
@@ -70,7 +78,7 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.epsilon)
-        return normed.astype(x.dtype) * scale.astype(x.dtype)
+        return normed.astype(x.dtype) * spread(scale, x)
 
 
 class LayerNorm(nn.Module):

@@ -63,8 +63,8 @@ class MeshPlacement:
         return _lora(names, abstract, adapter, "", self)
 
     def attention(self, inner: DenseAttention | BlockSparseAttention) -> Attention:
-        """`inner` on this mesh."""
-        if self.mesh.size == 1:
+        """`inner` on this mesh; one that is on a mesh already stays as it is."""
+        if self.mesh.size == 1 or isinstance(inner, ContextAttention):
             return inner
         r = self.rules
         return ContextAttention(self.mesh, inner, batch=r.batch, tokens=r.tokens, heads=r.heads)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lcv_jax.models.dit import DiT, abstract_params
+from lcv_jax.models.dit import DiT
+from lcv_jax.models.zoo import abstract_params
 from lcv_jax.ops.attention import KEPT, Grid
 
 Array = jax.Array

@@ -111,27 +111,22 @@ def sample_step(
 ) -> Array:
     """Latents (B, T, h, w, C) float32 at level t -> at level t_next; the first num_cond frames stay.
 
-    text: (B, L, ...); with guidance (2 B, L, ...), the negative prompts first. The guidance projection runs over all
-    frames given: with a cache those are the noisy ones only, as officially.
+    text: (B, L, ...); with guidance (2 B, L, ...), every prompt behind its negative one, so that a mesh that cuts the
+    batch has both on the same devices. The guidance projection runs over all frames given: with a cache those are the
+    noisy ones only, as officially.
     """
     B, T = latents.shape[:2]
     times = jnp.broadcast_to(jnp.where(jnp.arange(T) < num_cond, 0, t), (B, T))
     if guidance is None:
         v = model.apply(variables, latents, times, text.states, text.mask, num_cond=num_cond, cache=cache)
     else:
-        both = model.apply(
-            variables,
-            jnp.concatenate([latents, latents]),
-            jnp.concatenate([times, times]),
-            text.states,
-            text.mask,
-            num_cond=num_cond,
-            cache=cache,
-        )
-        v = cfg_zero(both[B:], both[:B], guidance)
+        twice = (jnp.repeat(x, 2, axis=0) for x in (latents, times))
+        both = model.apply(variables, *twice, text.states, text.mask, num_cond=num_cond, cache=cache)
+        v = cfg_zero(both[1::2], both[::2], guidance)
     noisy = euler_step(latents[:, num_cond:], v[:, num_cond:], t, t_next)
     return model.placement(jnp.concatenate([latents[:, :num_cond], noisy], axis=1), LATENTS)
 
 
 def _stack(negative: TextStates, positive: TextStates) -> TextStates:
-    return jax.tree.map(lambda n, p: jnp.concatenate([n, p]), negative, positive)
+    """Rows n0, p0, n1, p1, ..."""
+    return jax.tree.map(lambda n, p: jnp.stack([n, p], axis=1).reshape(-1, *n.shape[1:]), negative, positive)

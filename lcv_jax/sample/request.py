@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,13 +76,14 @@ def continuation(
     return Request(_prompts(prompt), options, kind, frames.shape[1:3], Condition(frames[-count:], kv_cache))
 
 
-def filled_up(request: Request, multiple: int) -> Request:
-    """The request with its last video repeated until their number divides by `multiple`; logged, if any is."""
+def filled_up(request: Request, devices: int) -> Request:
+    """The request with its last video repeated until all of the `devices` that share a batch have as many rows; logged,
+    if any is. Guidance has two rows for a video, which may lie on two devices."""
     B = len(request.prompts)
-    missing = -B % multiple
+    missing = -B % (devices // math.gcd(devices, 2) if request.options.run_guidance > 1 else devices)
     if not missing:
         return request
-    logger.info("%d videos are filled up to %d, so that all devices have as many", B, B + missing)
+    logger.info("videos: %d, filled up to %d, so that all devices have as many", B, B + missing)
     o = request.options
 
     def more(values: Sequence[Any]) -> tuple[Any, ...]:

@@ -12,10 +12,11 @@ import pytest
 import traces
 from dit_goldens import channels_last, check_gradients, inputs, part, read_config, read_params
 from lcv_jax.errors import InputError
-from lcv_jax.models.dit import DiT, KVCache, abstract_params
+from lcv_jax.models.dit import DiT, KVCache
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.dit_embed import sinusoid
 from lcv_jax.models.precision import BFLOAT16, FLOAT32
+from lcv_jax.models.zoo import abstract_params
 from lcv_jax.ops.attention import joined
 
 ONE_FORWARD, BLOCK_STATES = 1e-4, 3e-4

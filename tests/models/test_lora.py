@@ -11,11 +11,11 @@ import training
 from lcv_jax.checkpoint.load import flatten
 from lcv_jax.checkpoint.lora import load_lora, save_lora
 from lcv_jax.errors import InputError
-from lcv_jax.models.dit import abstract_params
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.layers import lora_collection
 from lcv_jax.models.lora import LoRAConfig, init_lora
 from lcv_jax.models.precision import FLOAT32
+from lcv_jax.models.zoo import abstract_params
 
 
 def test_the_published_adapter_has_630_718_464_parameters():

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcv_jax.models.dit import DiT, abstract_params
+from lcv_jax.models.dit import DiT
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.precision import FLOAT32
+from lcv_jax.models.zoo import abstract_params
 from lcv_jax.ops.attention import dense_attention
 from lcv_jax.ops.sparse_attention import BlockSparseAttention
 from lcv_jax.parallel.context import ContextAttention

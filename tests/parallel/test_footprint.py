@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import pytest
 
 from lcv_jax.models import zoo
-from lcv_jax.models.dit import DiT, abstract_params
+from lcv_jax.models.dit import DiT
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.precision import BFLOAT16, FLOAT32
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.models.vae import WanVAE
 from lcv_jax.models.vae_coding import Tiling, VAECoder
+from lcv_jax.models.zoo import abstract_params
 from lcv_jax.parallel import footprint
 from lcv_jax.parallel.footprint import ACCELERATOR, HOST, Cut, StepLoad, step_moment, tree_bytes, vae_bytes
 from lcv_jax.sample.denoise import sample_step

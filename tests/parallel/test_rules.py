@@ -16,8 +16,8 @@ from lcv_jax.checkpoint.load import flatten
 from lcv_jax.errors import InputError
 from lcv_jax.models import zoo
 from lcv_jax.models.axes import lora_axes, parameter_axes
-from lcv_jax.models.dit import abstract_params
 from lcv_jax.models.precision import BFLOAT16
+from lcv_jax.models.zoo import abstract_params
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.rules import SAMPLING, TRAINING, Rules, spec
 

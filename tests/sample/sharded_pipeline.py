@@ -4,11 +4,16 @@ Arguments: the checkpoint, then meshes. Prints JSON: by mesh and task the larges
 """
 
 import json
+import re
 import sys
 
+import jax
 import numpy as np
 
 from lcv_jax import Pipeline
+from lcv_jax.models.dit import KVCache
+from lcv_jax.models.umt5 import TextStates
+from lcv_jax.sample.denoise import LATENTS, sample_step
 
 rng = np.random.default_rng(0)
 VIDEO = rng.integers(0, 255, (9, 48, 80, 3), dtype=np.uint8)
@@ -49,10 +54,29 @@ QUICK = (text_to_video, continuation, decoded)
 TASKS = {"quick": QUICK, "all": (*QUICK, refinement, long_video)}
 
 
+def moved_between_videos(pipe):
+    """What a guided step of four videos with caches of their own sends within a block, on a mesh that cuts the batch."""
+    on, config = pipe.opened.placement, pipe.dit.config
+
+    def array(shape, axes, dtype=np.float32):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=on.sharding(axes, shape))
+
+    keys = (config.depth, 4, 1, 16, config.num_heads, config.head_dim)
+    keys = array(keys, (None, "batch", None, "tokens", "heads", None))
+    text = array((8, 6, config.caption_channels), ("batch", None, None))
+    text = TextStates(text, array((8, 6), ("batch", None), np.bool_))
+    levels = np.float32(0.5), np.float32(0.4)
+    latents = array((4, 3, 8, 8, 16), LATENTS)
+    step = sample_step.lower(pipe.dit, pipe.variables(), latents, *levels, text, KVCache(keys, keys, 1), np.float32(4))
+    program = step.compile().as_text()
+    sent = re.findall(r"(all-gather|collective-permute|all-to-all)\(.*op_name=\"([^\"]*)\"", program)
+    return [f"{kind} of {name}" for kind, name in sent if "/blocks/" in name]
+
+
 def main(checkpoint, tasks, *meshes):
     one = Pipeline.from_pretrained(checkpoint, "float32")
     expected = {task: task(one) for task in TASKS[tasks]}
-    report = {}
+    report = {"moved": moved_between_videos(Pipeline.from_pretrained(checkpoint, "float32", "data=4"))}
     for mesh in meshes:
         pipe = Pipeline.from_pretrained(checkpoint, "float32", mesh)
         for task, value in expected.items():

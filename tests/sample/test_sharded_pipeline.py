@@ -14,6 +14,7 @@ def check(checkpoint, tasks, *meshes):
     done = devices.run(PROGRAM, checkpoint, tasks, *meshes)
     assert "Involuntary full rematerialization" not in done.stderr
     report = json.loads(done.stdout)
+    assert report.pop("moved") == []
     assert len(report) == len(meshes) * {"quick": 3, "all": 5}[tasks]
     for name, difference in report.items():
         # A decoded pixel on the border of two bytes may fall on either side, and a second segment starts from bytes.
