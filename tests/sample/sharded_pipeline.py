@@ -55,7 +55,7 @@ TASKS = {"quick": QUICK, "all": (*QUICK, refinement, long_video)}
 
 
 def moved_between_videos(pipe):
-    """What a guided step of four videos with caches of their own sends within a block, on a mesh that cuts the batch."""
+    """What a guided step of four videos with caches of their own sends within a block, where a mesh cuts the batch."""
     on, config = pipe.opened.placement, pipe.dit.config
 
     def array(shape, axes, dtype=np.float32):
