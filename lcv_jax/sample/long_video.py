@@ -203,9 +203,7 @@ def _segment(pipe: Maker, asked: LongRequest, index: int, before: Tail | None) -
     return Segment(index, asked.prompts[index], new, latents, tail)
 
 
-def _refined(
-    pipe: Maker, asked: LongRequest, index: int, window: np.ndarray, before: np.ndarray | None
-) -> np.ndarray:
+def _refined(pipe: Maker, asked: LongRequest, index: int, window: np.ndarray, before: np.ndarray | None) -> np.ndarray:
     """The window, uint8 (F, H, W, 3), refined, (1, F', H', W', 3). before: what it starts with, refined already.
 
     Without a prompt, as officially: what a window shows is in its frames.
