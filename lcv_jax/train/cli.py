@@ -74,7 +74,7 @@ def _run(recipe: str, args: Sequence[str]) -> None:
     from lcv_jax.train import command
     from lcv_jax.train.build import Training
 
-    with processes.joined(asked.coordinator, asked.num_processes, asked.process_id):
+    with processes.joined(asked.coordinator, asked.num_processes, asked.process_id, sigterm="is noticed"):
         if not processes.is_main():
             logging.getLogger("lcv_jax").setLevel(logging.WARNING)
         if asked.dry_run:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,16 +19,25 @@ from training import RECIPE, lines, trained
 pytestmark = pytest.mark.slow
 
 
-def run(data, out, count, mesh):
+def start(data, out, count, mesh, *more):
+    """That many processes of one run."""
     env = training.environment() | {"LCV_TEST_DATA": data, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    common = [sys.executable, "train.py", str(RECIPE), "--out", str(out), "--mesh", mesh]
+    common = [sys.executable, "train.py", str(RECIPE), "--out", str(out), "--mesh", mesh, *map(str, more)]
     own = [["--coordinator", coordinator, "--num-processes", str(count), "--process-id", str(i)] for i in range(count)]
-    started = [subprocess.Popen(common + (mine if count > 1 else []), cwd=training.ROOT, env=env) for mine in own]
+    return [subprocess.Popen(common + (mine if count > 1 else []), cwd=training.ROOT, env=env) for mine in own]
+
+
+def run(*args):
+    finish(start(*args))
+
+
+def finish(started):
+    """Waits until all have ended well; none outlives this."""
     try:
-        assert [process.wait(timeout=300) for process in started] == [0] * count
+        assert [process.wait(timeout=300) for process in started] == [0] * len(started)
     finally:
         for process in started:
             process.kill()
@@ -47,3 +58,17 @@ def test_two_processes_train_as_one(tmp_path):
             np.testing.assert_allclose(one, two, atol=2e-5)
     assert json.loads((tmp_path / "data=2/config.json").read_text())["mesh"] == "data=2"
     assert "checkpoints" in os.listdir(tmp_path / "data=2")
+
+
+def test_sigterm_to_one_saves_and_ends_all(tmp_path):
+    """And the same command goes on."""
+    data, out = caches.dataset(tmp_path / "data", [(2, 4, 4)] * 7), tmp_path / "run"
+    started = start(data, out, 2, "data=2", "--steps", 5000, "--save-every", 5000)
+    while started[1].poll() is None and (not (out / "metrics.jsonl").exists() or not lines(out)):
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    finish(started)
+    (step,) = map(int, os.listdir(out / "checkpoints"))
+    assert 0 < step < 5000
+    run(data, out, 2, "data=2", "--steps", step + 2)
+    assert [record["step"] for record in lines(out)] == list(range(1, step + 3))
