@@ -1,7 +1,7 @@
 r"""The toy world, stage 1: text to image, 64 x 64, from untrained weights.
 
     python -m lcv_jax.data.cache --source toy:20000 --forms 64x64x1 --checkpoint outputs/toy/base \
-        --out outputs/toy/images --max-text-tokens 64 --batch 32 --shard-records 1024
+        --out outputs/toy/images --max-text-tokens 128 --batch 32 --shard-records 1024
     python train.py configs/toy_images.py --out outputs/toy/run-images
 
 outputs/toy/base holds the toy world's vae/, text_encoder/, tokenizer/ and scheduler/. Hardware: any; --mesh data=-1

@@ -2,7 +2,7 @@ r"""The toy world, stage 3: all tasks, 64 x 64, 13 frames, behind stage 2.
 
     python train.py configs/toy_tasks.py --out outputs/toy/run-tasks
     python -m lcv_jax.checkpoint export outputs/toy/run-tasks/checkpoints/12000 outputs/toy/checkpoint
-    python -m lcv_jax.eval --checkpoint outputs/toy/checkpoint --toy 200 --tasks t2v i2v vc --max-text-tokens 64 \
+    python -m lcv_jax.eval --checkpoint outputs/toy/checkpoint --toy 200 --tasks t2v i2v vc --max-text-tokens 128 \
         --out toy.json
 
 Continuations are given 2 latent frames, 5 frames of 13. Hardware: any. Time: as stage 2. Expected: of 200 held-out

@@ -1,7 +1,7 @@
 r"""The toy world, stage 2: text to image and text to video, 64 x 64, 13 frames, behind stage 1.
 
     python -m lcv_jax.data.cache --source toy:20000 --forms 64x64x13 --checkpoint outputs/toy/base \
-        --out outputs/toy/videos --max-text-tokens 64 --batch 16 --shard-records 1024
+        --out outputs/toy/videos --max-text-tokens 128 --batch 16 --shard-records 1024
     python train.py configs/toy_videos.py --out outputs/toy/run-videos
 
 Hardware: any. Time: 64 clips of 64 tokens (or 256 pictures) a step; under an hour on a GPU, half a day on two cores.

@@ -10,14 +10,14 @@ import logging
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 
 from lcv_jax.data.batching import Stream, Tasks, Turns, batch_size, generator, streams
 from lcv_jax.data.records import Record, RecordError
-from lcv_jax.data.shards import DEVIATIONS, LATENTS, TEXT, Dataset
+from lcv_jax.data.shards import DEVIATIONS, LATENTS, TEXT, Encoding, Form
 from lcv_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,23 @@ class Settings:
             raise InputError(f"data, captions={self.captions}: expected weights from 0")
 
 
+class Samples(Protocol):
+    """What is loaded from: `shards.Dataset`, or what behaves like one. place: for messages. forms: of the records.
+    fingerprint: changes with the content."""
+
+    place: str
+    encoding: Encoding
+    forms: Sequence[Form]
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def prompts(self) -> Mapping[str, np.ndarray]: ...
+
+    def __getitem__(self, number: int) -> Record:
+        """From any thread. Raises RecordError if the record is damaged."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostBatch:
     """This host's rows of one batch.
@@ -89,7 +106,7 @@ class Loader:
 
     def __init__(
         self,
-        datasets: Sequence[Dataset],
+        datasets: Sequence[Samples],
         weights: Sequence[float],
         settings: Settings,
         *,
@@ -241,7 +258,7 @@ class _Batches:
         return {s.name: int(n) for s, n in zip(self._loader.streams, self._turns.counts, strict=True)}
 
 
-def _check_alike(datasets: Sequence[Dataset], settings: Settings) -> None:
+def _check_alike(datasets: Sequence[Samples], settings: Settings) -> None:
     """Raises InputError unless all were encoded by one VAE and text encoder, and have what is asked for."""
     first = datasets[0]
     for dataset in datasets:
@@ -260,7 +277,7 @@ def _check_alike(datasets: Sequence[Dataset], settings: Settings) -> None:
 
 
 def _description(
-    datasets: Sequence[Dataset], weights: Sequence[float], settings: Settings, made: Sequence[Stream]
+    datasets: Sequence[Samples], weights: Sequence[float], settings: Settings, made: Sequence[Stream]
 ) -> dict[str, Any]:
     """What the position in the data means nothing without, of JSON's types."""
     s = dataclasses.asdict(settings)

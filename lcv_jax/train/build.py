@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.checkpoint import layout
-from lcv_jax.data.loader import EMPTY, Loader
+from lcv_jax.data.loader import EMPTY, Loader, Samples
 from lcv_jax.data.records import DTYPES
 from lcv_jax.data.shards import Dataset
 from lcv_jax.errors import InputError
@@ -29,6 +29,7 @@ from lcv_jax.parallel.rules import TRAINING
 from lcv_jax.sample.encoders import NAMES, Encoders, fingerprint
 from lcv_jax.train.config import TrainConfig
 from lcv_jax.train.feed import Feed, abstract_batch, check_divides, rows_of
+from lcv_jax.train.live import LiveToy, is_live
 from lcv_jax.train.programs import Kind
 from lcv_jax.train.state import TrainState, abstract_state, create, state_shardings
 from lcv_jax.train.step import Step, jitted, make_step
@@ -124,9 +125,14 @@ class Training:
         return dataclasses.replace(given, **{"params" if self.config.lora is None else "lora": tree})
 
 
-def open_data(config: TrainConfig) -> list[Dataset]:
+def open_data(config: TrainConfig) -> list[Samples]:
     """The datasets, each fitting the model and the checkpoint's encoders. Raises InputError."""
-    datasets = [Dataset(path, config.data.fetched) for path in config.data.paths]
+    encoders = None
+    if config.checkpoint is not None:
+        encoders = Encoders.open(
+            config.checkpoint, MeshPlacement(MeshConfig().make(jax.local_devices()), TRAINING), config.dtype
+        )
+    datasets = [_open(path, config, encoders) for path in config.data.paths]
     weights = config.data.weights
     if weights and len(weights) != len(datasets):
         raise InputError(f"data: {len(weights)} weights for {len(datasets)} paths: expected one each, or none")
@@ -140,13 +146,20 @@ def open_data(config: TrainConfig) -> list[Dataset]:
                 raise InputError(
                     f"{dataset.place}: holds {name} {have}, the model takes {want}: cache it for this model"
                 )
-    if config.checkpoint is not None:
-        encoders = Encoders.open(config.checkpoint, MeshPlacement(MeshConfig().make(jax.local_devices()), TRAINING))
+    if encoders is not None:
         check_encoders(encoders.folder, encoders.files, datasets)
     return datasets
 
 
-def check_encoders(folder: pathlib.Path, files: Mapping[str, layout.Model], datasets: Sequence[Dataset]) -> None:
+def _open(path: str, config: TrainConfig, encoders: Encoders | None) -> Samples:
+    if not is_live(path):
+        return Dataset(path, config.data.fetched)
+    if encoders is None:
+        raise InputError(f"data, {path}: is encoded while training: expected a checkpoint with the encoders as well")
+    return LiveToy(path, encoders, config.data.batches.text_tokens, seed=config.data.batches.seed)
+
+
+def check_encoders(folder: pathlib.Path, files: Mapping[str, layout.Model], datasets: Sequence[Samples]) -> None:
     """Raises InputError unless the datasets were encoded with the autoencoder and text encoder among these models."""
     made = {name: fingerprint(files[name]) for name in NAMES}
     for dataset in datasets:
@@ -206,7 +219,7 @@ def _placed(shape: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
 
-def _kinds(config: TrainConfig, loader: Loader, datasets: list[Dataset], placement: MeshPlacement) -> tuple[Kind, ...]:
+def _kinds(config: TrainConfig, loader: Loader, datasets: list[Samples], placement: MeshPlacement) -> tuple[Kind, ...]:
     """Batches that differ in shape or in the frames given; streams of several datasets may be of one kind."""
     encoding, batches = datasets[0].encoding, config.data.batches
     text = jax.ShapeDtypeStruct((batches.text_tokens, encoding.text_width), DTYPES[encoding.dtype])

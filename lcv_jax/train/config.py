@@ -28,7 +28,8 @@ FILE = "config.json"
 class DataConfig:
     """Cached datasets and how they are read.
 
-    paths: folders that lcv_jax.data.cache wrote, local or gs://, s3://. weights: of the datasets, their shares of the
+    paths: folders that lcv_jax.data.cache wrote, local or gs://, s3://; or "toy:COUNT HxWxF HxWxF@WEIGHT ...", the toy
+    world encoded while training. weights: of the datasets, their shares of the
     batches; () is the same for all. batches: what decides their content. fetched: local folder for the shards of an
     object store. threads, ahead: that read, and how many batches at most.
     """

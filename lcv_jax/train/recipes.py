@@ -83,7 +83,7 @@ def toy(
         data=DataConfig(
             paths=tuple(paths),
             weights=tuple(paths.values()),
-            batches=Settings(tokens=tokens, multiple=8, tasks=tasks or Tasks(), text_tokens=64),
+            batches=Settings(tokens=tokens, multiple=8, tasks=tasks or Tasks(), text_tokens=128),
         ),
         optimizer=AdamW(rate=rate, warmup=200),
         steps=steps,

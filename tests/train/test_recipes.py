@@ -8,7 +8,10 @@ import sys
 import pytest
 
 import training
+from lcv_jax.data.batching import batch_size
+from lcv_jax.data.sizes import Sizes
 from lcv_jax.errors import InputError
+from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.train.config import TrainConfig, keep, read_recipe
 
 CONFIGS = sorted((training.ROOT / "configs").glob("*.py"))
@@ -99,3 +102,19 @@ def test_a_resumed_run_says_what_changed(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(InputError, match=r"config.json: expected a JSON object"):
         keep(tmp_path, config, resumed=True)
+
+
+@pytest.mark.parametrize("name", [*REPORT, "lora"])
+def test_batches_of_every_size_fit_the_mesh(name):
+    """And hold most of the tokens asked for, in pictures as in clips of 93 frames."""
+    config, _ = read_recipe(training.ROOT / f"configs/{name}.py")
+    mesh = MeshConfig.parse(config.mesh)
+    devices = 1 if -1 in mesh.sizes.values() else mesh.data * mesh.fsdp
+    for resolution in REPORT.get(name, (None, {"480p"}))[1]:
+        for height, width in Sizes.of(resolution).sizes:
+            for frames in (1, 24):
+                form = (frames, height // 8, width // 8)
+                size = batch_size(form, (1, 2, 2), config.data.batches.tokens, config.data.batches.multiple)
+                assert size % (devices * config.accumulate) == 0
+                each = frames * (height // 16) * (width // 16)
+                assert 0.45 < size * each / config.data.batches.tokens < 1.15
