@@ -75,13 +75,12 @@ class Folder:
 
     def aside(self, file: str) -> pathlib.Path:
         """A local name to write what `put` then takes: on the same disk where the folder is local."""
-        if self._fs is not None:
-            return self._fetched / f"{file}.part"
+        folder = pathlib.Path(self.place) if self._fs is None else self._fetched
         try:
-            pathlib.Path(self.place).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable(self.place, error) from error
-        return pathlib.Path(self.place, f".{file}.{os.getpid()}.part")
+            raise unwritable(folder, error) from error
+        return folder / f".{file}.{os.getpid()}.part"
 
     def fetch(self, file: str, size: int, checksum: int) -> pathlib.Path:
         """A local path of the file. Raises InputError unless it is there with this size; what is fetched from a store

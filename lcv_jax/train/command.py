@@ -53,8 +53,7 @@ def train(config: TrainConfig, out: str, *, profile: bool = False, wandb: str | 
         programs = Programs(training.step, training.abstract, given, training.kinds, _compiled)
         report = None
         if processes.is_main():
-            loader = training.feed.loader
-            report = Report(folder, begun, programs, lambda: loader.damaged, _peak(), wandb)
+            report = Report(folder, begun, programs, training.feed.damaged, _peak(), wandb)
         schedule = Schedule(config.steps, config.save_every, config.log_every)
         hooks = _hooks(folder, training, given, profile, begun)
         with contextlib.closing(report) if report is not None else contextlib.nullcontext():

@@ -1,5 +1,6 @@
 """From the loader's rows of this host to batches on the mesh."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,13 +31,15 @@ def rows_of(placement: MeshPlacement) -> Callable[[int], Sequence[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """A source of batches for the loop (train/batches.py)."""
+    """A source of batches for the loop (train/batches.py). damaged: how many records were, after each batch given."""
 
     loader: Loader
     placement: MeshPlacement
+    damaged: collections.deque[int] = dataclasses.field(default_factory=collections.deque)
 
     def __next__(self) -> Batch:
         host = next(self.loader)
+        self.damaged.append(self.loader.damaged)
         where = _sharding(self.placement, host.size)
         at = {row: i for i, row in enumerate(rows_of(self.placement)(host.size))}
 

@@ -1,9 +1,9 @@
 """Where a run's numbers go: metrics.jsonl, TensorBoard, and Weights & Biases where it is installed and asked for."""
 
+import collections
 import importlib.util
 import os
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import tensorboardX
@@ -27,11 +27,12 @@ class Report:
         run: os.PathLike[str] | str,
         after: int,
         programs: Programs,
-        damaged: Callable[[], int],
+        damaged: collections.deque[int],
         peak: float | None = None,
         wandb: str | None = None,
     ):
-        """after: the step the run continues from. damaged: counts records. peak: FLOP/s. wandb: name of the project."""
+        """after: the step the run continues from. damaged: records that were, after each step. peak: FLOP/s. wandb:
+        name of the project."""
         self._file = MetricsFile(run, after)
         self._board = tensorboardX.SummaryWriter(str(pathlib.Path(run) / TENSORBOARD), purge_step=after + 1)
         self._wandb = None if wandb is None else _wandb(wandb, run)
@@ -44,7 +45,7 @@ class Report:
         seconds = max(steps * record["seconds"], 1e-9)
         speed = sum(work.flops for work in done) / seconds
         record |= {
-            "damaged": self._damaged(),
+            "damaged": [self._damaged.popleft() for _ in range(steps)][-1],
             "tokens_per_second": round(sum(work.tokens for work in done) / seconds, 1),
             "tflops": round(speed / 1e12, 4),
         }

@@ -61,20 +61,29 @@ def test_batches_are_of_one_form_and_nothing_is_padded(place):
             assert not batch.states[row, length:].any()
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_after_some_epochs_every_record_was_seen_as_often(place, hosts):
-    """Hosts' rows are disjoint, complete, and those that one host has. Two epochs: 2 (3/6 + 2/2 + 4/2) = 7 batches."""
-    sources = [
-        loader(place, rows=lambda size, h=h: range(h * size // hosts, (h + 1) * size // hosts)) for h in range(hosts)
-    ]
-    alone = loader(place)
+    """Hosts' rows are disjoint, complete, and those that one host has; in the middle of an epoch their number changes.
+    Four epochs: 4 (3/4 + 2/4 + 4/4) = 9 batches."""
+    settings = dataclasses.replace(SETTINGS, multiple=4)
+
+    def parts(count: int) -> list[Loader]:
+        share = 4 // count
+        return [loader(place, settings, rows=lambda _, h=h: range(h * share, (h + 1) * share)) for h in range(count)]
+
+    sources, alone = parts(hosts), loader(place, settings)
     seen = collections.Counter()
-    for _ in range(7):
-        parts, whole = [next(source) for source in sources], next(alone)
-        np.testing.assert_array_equal(np.concatenate([part.latents for part in parts]), whole.latents)
-        assert {json.dumps(dict(part.after)) for part in parts} == {json.dumps(dict(whole.after))}
+    for number in range(9):
+        if number == 5:
+            state = json.loads(json.dumps(sources[-1].get_state()))
+            sources = parts(4 // hosts)
+            for source in sources:
+                source.set_state(state)
+        each, whole = [next(source) for source in sources], next(alone)
+        np.testing.assert_array_equal(np.concatenate([part.latents for part in each]), whole.latents)
+        assert {json.dumps(dict(part.after)) for part in each} == {json.dumps(dict(whole.after))}
         seen.update(numbers(whole))
-    assert seen == dict.fromkeys(range(9), 2)
+    assert seen == dict.fromkeys(range(9), 4)
 
 
 def test_it_goes_on_where_its_consumer_stood(place):
@@ -90,6 +99,7 @@ def test_it_goes_on_where_its_consumer_stood(place):
     assert len({batch.task for batch in batches}) == 3
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_last_bit(tmp_path):
     """With real processes, one of which dies in the middle of an epoch."""
     place = caches.dataset(tmp_path / "data", [(3, 4, 4)] * 5 + [(1, 4, 4)] * 3)

@@ -1,6 +1,7 @@
 """train.py from data to an exported model, stopped and continued, and what it refuses."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -251,3 +252,21 @@ def test_killed_at_random_moments_is_as_if_nothing_had_been(data, tmp_path, devi
     for weights in ("trained", "ema"):
         for one, two in zip(trained(config, whole, 40, weights), trained(config, parts, 40, weights), strict=True):
             np.testing.assert_array_equal(one, two)
+
+
+def test_wandb_is_asked_for_in_vain(config, tmp_path):
+    if importlib.util.find_spec("wandb") is not None:
+        pytest.skip("wandb is installed")
+    with pytest.raises(InputError, match="--wandb: the package wandb is not installed: pip install wandb"):
+        command.train(config, str(tmp_path / "run"), wandb="project")
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_records_stand_in_the_metrics(config, tmp_path):
+    """Counted after the step that met them, however long the lines are."""
+    place = caches.dataset(tmp_path / "data", [(2, 4, 4)] * 4)
+    shard = tmp_path / "data" / "00000.arrayrecord"
+    shard.write_bytes(shard.read_bytes().replace(b"clip-2", b"clip-9"))
+    own = dataclasses.replace(config, data=dataclasses.replace(config.data, paths=(place,)), log_every=2, save_every=5)
+    command.train(own, str(tmp_path / "run"))
+    assert [line["damaged"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
