@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import caches
+from benchmarks import loader as benchmark
 from lcv_jax.data.batching import Tasks
 from lcv_jax.data.loader import Loader, Settings
 from lcv_jax.data.shards import Dataset
@@ -223,3 +224,10 @@ def test_datasets_that_do_not_belong_together_are_refused(place, tmp_path):
 def test_bad_settings_are_refused(given, match):
     with pytest.raises(InputError, match=match):
         Settings(**given)
+
+
+def test_the_benchmark_measures():
+    row = benchmark.measure("256p", records=3, batches=2, threads=2)
+    assert row.ratio > 0
+    assert row.minimum > 0
+    assert row.figures["MB_a_record"] > 1

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import caches
 import training
 from lcv_jax.data.batching import batch_size
 from lcv_jax.data.sizes import Sizes
@@ -118,3 +119,20 @@ def test_batches_of_every_size_fit_the_mesh(name):
                 assert size % (devices * config.accumulate) == 0
                 each = frames * (height // 16) * (width // 16)
                 assert 0.45 < size * each / config.data.batches.tokens < 1.15
+
+
+@pytest.mark.slow
+def test_the_published_model_is_planned_on_64_devices(tmp_path):
+    """Everything up to the weights, on virtual devices: shapes, shardings, batches that divide."""
+    encoding = dataclasses.replace(caches.ENCODING, text_width=4096, max_text_tokens=512)
+    images = caches.dataset(tmp_path / "images", [(1, 60, 104)], encoding=encoding)
+    videos = caches.dataset(tmp_path / "videos", [(24, 60, 104)], encoding=encoding)
+    args = ["configs/stage4.py", "--out", tmp_path / "run", "--dry-run", "--data.paths", images, videos]
+    program = [sys.executable, "train.py", *map(str, args), "--checkpoint", "None", "--init", "None"]
+    env = training.environment("--xla_force_host_platform_device_count=64")
+    done = subprocess.run(program, cwd=training.ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "13,581,071,424 parameters trained; mesh data=1, fsdp=64, context=1, tensor=1; 36,000 steps" in done.stdout
+    assert "64 x 24x60x104 vc behind 4: 2,396,160 tokens" in done.stdout
+    assert "0:1x60x104 0.250, 1:24x60x104 0.750" in done.stdout
+    assert not (tmp_path / "run").exists()
