@@ -33,6 +33,7 @@ def asked(checkpoint_dir, tmp_path, **given) -> evaluation.Eval:
     return evaluation.Eval(str(checkpoint_dir), str(tmp_path / "eval.json"), max_text_tokens=8, **given)
 
 
+@pytest.mark.slow
 def test_the_loss_does_not_depend_on_the_batches(pipe, data, checkpoint_dir, tmp_path):
     """And is the error of v against x0 - noise at the levels of the records' own keys."""
     one = asked(checkpoint_dir, tmp_path, data=data, batch=3)

@@ -53,7 +53,7 @@ def train(config: TrainConfig, out: str, *, profile: bool = False, wandb: str | 
         programs = Programs(training.step, training.abstract, given, training.kinds, _compiled)
         report = None
         if processes.is_main():
-            report = Report(folder, begun, programs, training.feed.damaged, _peak(), wandb)
+            report = Report(folder, begun, programs, training.feed.damaged, peak(jax.devices()[0].device_kind), wandb)
         schedule = Schedule(config.steps, config.save_every, config.log_every)
         hooks = _hooks(folder, training, given, profile, begun)
         with contextlib.closing(report) if report is not None else contextlib.nullcontext():
@@ -110,9 +110,10 @@ def _compiled(kind: Kind, work: Work, seconds: float) -> None:
     logger.info("compiled %s in %.1f s: %s", kind.name, seconds, flops)
 
 
-def _peak() -> float | None:
-    """FLOP/s of this kind of device in bfloat16, None where it is not known."""
-    kind = jax.devices()[0].device_kind.lower().replace(" ", "")
+def peak(kind: str) -> float | None:
+    """FLOP/s in bfloat16 of a device by JAX's name of its kind, such as "NVIDIA H200"; None where it is not known."""
+    kind = kind.lower().replace(" ", "").replace("lite", "e")
+    kind = {"tpuv5": "tpuv5p"}.get(kind, kind)
     for name, device in DEVICES.items():
         if name.split("-")[0 if device.tpu is None else 1] in kind:
             return device.flops

@@ -88,7 +88,7 @@ def test_sigterm_then_again_is_as_if_nothing_had_been(config, undisturbed, tmp_p
         os.kill(os.getpid(), signal.SIGTERM)
 
     slow = dataclasses.replace(config, steps=2000)
-    stopper = threading.Thread(target=stop)
+    stopper = threading.Thread(target=stop, daemon=True)
     stopper.start()
     step, end = command.train(slow, str(tmp_path))
     stopper.join()
@@ -270,3 +270,19 @@ def test_damaged_records_stand_in_the_metrics(config, tmp_path):
     own = dataclasses.replace(config, data=dataclasses.replace(config.data, paths=(place,)), log_every=2, save_every=5)
     command.train(own, str(tmp_path / "run"))
     assert [line["damaged"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "flops"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("cpu", None),
+    ],
+)
+def test_peaks_are_known_by_the_devices_names(kind, flops):
+    assert command.peak(kind) == flops
