@@ -38,6 +38,8 @@ from lcv_jax.train.optimizer import AdamW
 from lcv_jax.train.state import abstract_state, create, state_shardings
 from lcv_jax.train.step import jitted, make_step
 
+MOST_DEVICES = 65536  # of a plan; more would take hours to list
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -86,10 +88,15 @@ class Plan:
             raise InputError(f"--model {self.model!r} is not known: expected one of {', '.join(zoo.ARCHITECTURES)}")
         task, device = plan_tasks.named(self.task), plan_devices.named(self.device)
         if (self.mesh is None) == (self.devices is None):
-            raise InputError("give --mesh, such as fsdp=8,context=8, or --devices for a mesh to be chosen")
+            raise InputError("give either --mesh, such as fsdp=8,context=8, or --devices for a mesh to be chosen")
+        for name, value in (("batch", self.batch), ("devices", self.devices)):
+            if value is not None and value < 1:
+                raise InputError(f"--{name} {value}: expected at least 1")
         mesh = MeshConfig.parse(self.mesh) if self.mesh is not None else MeshConfig()
         if -1 in mesh.sizes.values():
             raise InputError(f"--mesh {self.mesh}: expected the size of every axis, -1 is for devices that are there")
+        if max(mesh.devices, self.devices or 0) > MOST_DEVICES:
+            raise InputError(f"--mesh {mesh}, --devices {self.devices}: expected at most {MOST_DEVICES} devices")
         asked = Asked(self.model, task, mesh, device, self.batch or 0, Remat.named(self.remat), int(self.ema))
         _start_backend(device, self.devices or mesh.devices)
         if self.devices is not None:

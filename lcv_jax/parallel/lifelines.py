@@ -12,6 +12,7 @@ A message is a JSON object on a line. A worker's first, {"process": 1, "of": 2},
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import selectors
 import socket
@@ -22,6 +23,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lcv_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _LONGEST = 4096  # bytes of a message; whoever sends more is none of ours
 _PROBE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, times
@@ -217,7 +220,8 @@ def _hello(listener: socket.socket, until: float, count: int, known: Mapping[int
 
 
 def _connected(host: str, port: int, until: float, where: str) -> socket.socket:
-    """Tries until process 0 is there, which may start later."""
+    """Tries until process 0 is there, which may start later; its name may come to be known later too."""
+    told = False
     while True:
         try:
             return socket.create_connection((host, port), timeout=max(until - time.monotonic(), 0.01))
@@ -227,4 +231,7 @@ def _connected(host: str, port: int, until: float, where: str) -> socket.socket:
                     f"{where}: process 0 cannot be reached ({error}): check the address, that process 0 was started, "
                     "and that no firewall stands between"
                 ) from None
+            if not told:
+                logger.warning("%s: process 0 is not there (%s), waiting for it", where, error)
+                told = True
             time.sleep(0.2)

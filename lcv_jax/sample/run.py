@@ -6,8 +6,10 @@ Every process of a run does all of it, in the same order; the first one alone wr
 import collections
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -32,6 +34,8 @@ from lcv_jax.sample.request import Request
 from lcv_jax.sample.tasks import Common
 
 Refining = tuple[refine.RefinePlan, Options]
+
+logger = logging.getLogger(__name__)
 
 
 def run(task: Common) -> None:
@@ -67,14 +71,25 @@ def _request(task: Common, jobs: Sequence[Job], options: Options, source: np.nda
     return task.request(source, [job.prompt for job in jobs], dataclasses.replace(options, **rows))
 
 
+def _writable(cache: pathlib.Path) -> bool:
+    """Whether compiled programs can be kept there; if not, says so."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:
+        logger.warning("--compile-cache %s: cannot be written (%s): programs are compiled anew", cache, error)
+        return False
+    return True
+
+
 def open_checkpoint(task: Common) -> Opened:
     """The task's checkpoint without its weights."""
-    if task.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(task.compile_cache).expanduser()))
+    if task.compile_cache and _writable(cache := pathlib.Path(task.compile_cache).expanduser()):
+        jax.config.update("jax_compilation_cache_dir", str(cache))
         # The small programs between the large ones are many.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     elif task.compile_only:
-        raise InputError("--compile-only needs a place for what it compiles: give --compile-cache a folder")
+        raise InputError("--compile-only needs a place for what it compiles: give --compile-cache a folder to write to")
     tiling = None if task.vae_tile is None else Tiling(task.vae_tile, overlap=task.vae_tile // 2)
     kept = {"weights": task.weights, "offload": task.offload}
     return Opened.open(task.checkpoint, task.dtype, task.mesh, vae_tiling=tiling, **kept)

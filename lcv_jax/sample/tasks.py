@@ -262,6 +262,8 @@ class Refine(Common):
         return None if self.image is None else images.as_frames(images.read_image(self.image))
 
     def refine_options(self, options: Options) -> Options:
+        if options.guidance not in (None, 1.0):
+            raise InputError(f"--guidance {options.guidance:g}: refinement has none, leave it out")
         return dataclasses.replace(options, guidance=1.0)
 
 

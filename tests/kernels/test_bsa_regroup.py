@@ -49,6 +49,8 @@ def test_trailing_axes_and_dtype_are_kept():
             r"T 3 is no multiple of 4 \(4 would be\); W 10 is no multiple of 4 \(8 or 12 would be\)",
         ),
         ((4, 4), (4, 4, 4), r"grid is \(4, 4\): expected three positive sizes"),
+        ((4, 4, 4), 2, "its block is 2: expected three positive sizes"),
+        ((4, 4, 4), (2.0, 2, 2), r"its block is \(2\.0, 2, 2\): expected three positive sizes"),
         ((4, 4, 4), (4, 0, 4), r"its block is \(4, 0, 4\): expected three positive sizes"),
         ((4, 4, 8), (4, 4, 4), r"\(1, 64, 2\) do not fill grid \(4, 4, 8\): expected \(B, 128, \.\.\.\)"),
     ],

@@ -148,6 +148,7 @@ def test_averages_and_scores_are_float32_and_exact_whatever_the_input():
     [
         ({"sparsity": None}, "sparsity and cdf are both None"),
         ({"sparsity": 1.5}, r"sparsity=1\.5: expected a number from 0 to 1"),
+        ({"sparsity": "half"}, "sparsity='half': expected a number from 0 to 1"),
         ({"sparsity": math.nan}, "sparsity=nan"),
         ({"cdf": -0.1}, r"cdf=-0\.1: expected"),
         ({"block_q": 3}, "q has 8 tokens: expected a multiple of its block, 3 tokens"),
@@ -162,3 +163,11 @@ def test_what_does_not_fit_is_refused(changes, match):
     call |= changes
     with pytest.raises(ValueError, match=match):
         select_blocks(call.pop("q"), call.pop("k"), **call)
+
+
+def test_a_cdf_of_one_keeps_every_block():
+    """Whatever float32 makes of the sum of the chances: of some of these rows it is more than 1."""
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(2 * rng.normal(size=(40, n, 1, 4)), jnp.float32) for n in (4, 5))
+    counts = select_blocks(q, k, **ONE, sparsity=None, cdf=1.0).counts
+    assert np.asarray(counts).min() == 5

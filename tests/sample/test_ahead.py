@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 import devices
-from lcv_jax.sample import cli
+from lcv_jax.sample import cli, run
 
 PROGRAM = pathlib.Path(__file__).with_name("compiled_ahead.py")
 # What takes long to compile.
@@ -63,3 +63,10 @@ def test_without_a_cache_there_is_nothing_to_compile_for(checkpoint_dir, capsys)
     with pytest.raises(SystemExit, match="2"):
         cli.main([*args, "--compile-only"])
     assert "--compile-only needs a place for what it compiles: give --compile-cache a folder" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    assert not run._writable(tmp_path / "file" / "cache")
+    assert "cannot be written" in caplog.text
+    assert run._writable(tmp_path / "new" / "cache")

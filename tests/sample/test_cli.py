@@ -157,6 +157,7 @@ BAD = [
     ("vc --prompt a --out x.mp4 --video in.mp4 --num-cond-frames 5", "leaves nothing to generate"),
     ("vc --prompt a --out x.mp4 --video in.mp4 --num-cond-frames 5 --distilled --enhance-hf on", "cannot be combined"),
     ("refine --video no.mp4 --out x.mp4", "no such file"),
+    ("refine --video in.mp4 --out x.mp4 --height 64 --width 64 --guidance 4", "--guidance 4: refinement has none"),
     ("refine --video in.mp4 --out x.mp4", "32 x 48: height and width must be multiples of 64"),
     ("t2v --prompt a --out x.mp4 --refine --height 16000 --width 16000 --num-frames 4001", "not enough device memory"),
     ("long --num-segments 2 --out x.mp4", "either --prompt"),

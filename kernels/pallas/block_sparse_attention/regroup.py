@@ -1,6 +1,7 @@
 """Raster order of tokens to block order and back."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -15,8 +16,9 @@ def blocks_of(grid: Shape3, block: Shape3, name: str = "grid") -> Shape3:
     Raises ValueError where the grid does not divide, and says which sizes would.
     """
     for what, sizes in ((name, grid), ("its block", block)):
-        if len(sizes) != 3 or min(sizes) < 1:
-            raise ValueError(f"{what} is {tuple(sizes)}: expected three positive sizes (T, H, W)")
+        whole = isinstance(sizes, Sequence) and all(isinstance(size, int | np.integer) for size in sizes)
+        if not whole or len(sizes) != 3 or min(sizes) < 1:
+            raise ValueError(f"{what} is {sizes}: expected three positive sizes (T, H, W)")
     if all(size % edge == 0 for size, edge in zip(grid, block, strict=True)):
         return tuple(size // edge for size, edge in zip(grid, block, strict=True))
     remedies = []

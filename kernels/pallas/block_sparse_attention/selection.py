@@ -1,6 +1,7 @@
 """Which key blocks each query block attends to."""
 
 import math
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -80,8 +81,8 @@ def kept_blocks(blocks: int, sparsity: float | None, cdf: float | None = None) -
     if sparsity is None and cdf is None:
         raise ValueError("sparsity and cdf are both None: give at least one, sparsity=0.0 keeps every block")
     for name, value in (("sparsity", sparsity), ("cdf", cdf)):
-        if value is not None and not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name}={value}: expected a number from 0 to 1")
+        if value is not None and not (isinstance(value, numbers.Real) and 0.0 <= value <= 1.0):
+            raise ValueError(f"{name}={value!r}: expected a number from 0 to 1")
     return 0 if sparsity is None else int((1 - sparsity) * blocks)
 
 
@@ -104,6 +105,8 @@ def _top_or_cdf(scores: Array, top: int, cdf: float, d: int) -> Selection:
     blocks = scores.shape[-1]
     chances = jax.nn.softmax(scores / math.sqrt(d), -1)
     chances, order = _descending(chances)
+    # The sum of all of them is 1, whatever float32 makes of it.
+    top = blocks if cdf == 1.0 else top
     counts = jnp.maximum((jnp.cumsum(chances, -1) <= cdf).sum(-1), top).astype(jnp.int32)
     kept = jnp.arange(blocks) < counts[..., None]
     order = jnp.sort(jnp.where(kept, order, order + blocks), -1)
