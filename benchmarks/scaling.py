@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--compiled", default=",".join([*COMPILED, *OTHERS]), help="steps to compile, or none")
     wanted = parser.parse_args().compiled
     jax.config.update("jax_platforms", "cpu")
+    where = environment()  # before this script's own files change the tree
     steps: dict[str, dict[str, Any]] = {}
     with contextlib.suppress(FileNotFoundError):
         steps = json.loads(RECORD.read_text())["compiled"]
@@ -164,12 +165,12 @@ def main() -> None:
     for name in [] if wanted == "none" else wanted.split(","):
         device, task, mesh = OTHERS.get(name) or (DEVICES[0], name.split("/")[0], mesh_text(chosen[name]))
         steps[name] = compiled(device, task, mesh)
-        _write(rows, {name: steps[name] for name in order if name in steps})
-    _write(rows, {name: steps[name] for name in order if name in steps})
+        _write(where, rows, {name: steps[name] for name in order if name in steps})
+    _write(where, rows, {name: steps[name] for name in order if name in steps})
 
 
-def _write(rows: list[dict[str, Any]], steps: dict[str, dict[str, Any]]) -> None:
-    written = {"environment": environment(), "plans": rows, "compiled": steps}
+def _write(where: dict[str, object], rows: list[dict[str, Any]], steps: dict[str, dict[str, Any]]) -> None:
+    written = {"environment": where, "plans": rows, "compiled": steps}
     RECORD.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n")
     DOC.write_text(fill(DOC.read_text(), tables(rows, steps)))
 
