@@ -154,7 +154,8 @@ def test_what_an_import_refuses_is_one_line(checkpoint_dir, tmp_path, capfd, cha
 
 
 _SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from lcv_jax.checkpoint import convert, __main__ as command
 
 read = convert.read_cast
