@@ -1,6 +1,5 @@
 """Starts several processes of one run on this machine, and gathers what became of them."""
 
-import os
 import pathlib
 import socket
 import subprocess
@@ -9,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).parents[1]
+from devices import environment
 
 
 class Ended(NamedTuple):
@@ -37,14 +36,12 @@ class Together:
         cwd: pathlib.Path,
         env: Sequence[Mapping[str, str]] | None = None,
     ):
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-        quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
         self.begun = time.monotonic()
         self.running = [
             subprocess.Popen(
                 [sys.executable, *map(str, command)],
                 cwd=cwd,
-                env={**os.environ, **quick, "XLA_FLAGS": flags, **own},
+                env=environment(devices, **own),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 
 import jax
 import numpy as np
 
+import devices
 from lcv_jax.models.dit import DiT
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.precision import FLOAT32, Precision
@@ -17,7 +17,6 @@ from lcv_jax.objectives.objective import Trees
 from lcv_jax.objectives.pretrain import Batch
 from lcv_jax.train.weights import read_trained
 
-ROOT = pathlib.Path(__file__).parents[1]
 TINY = DiTConfig(
     hidden_size=32,
     depth=2,
@@ -28,13 +27,6 @@ TINY = DiTConfig(
     frequency_embedding_size=16,
     bsa_params=None,
 )
-
-
-def environment(flags: str = "") -> dict[str, str]:
-    """For a program that imports what the tests do. flags: of XLA, more than this process has."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths, "XLA_FLAGS": flags}
 
 
 def dit(config: DiTConfig = TINY, precision: Precision = FLOAT32, **fields) -> DiT:
@@ -91,7 +83,7 @@ class RandomBatches:
         self.at = state["at"]
 
 
-RECIPE = ROOT / "tests/train/recipe.py"
+RECIPE = devices.ROOT / "tests/train/recipe.py"
 CHANGES = ("seconds", "tokens_per_second", "tflops")
 """Of a line of metrics, from run to run."""
 
@@ -106,3 +98,8 @@ def trained(config, run: pathlib.Path, step: int, weights: str | None = None) ->
     """Parameters that a run has saved."""
     abstract = abstract_params(config.model, FLOAT32)
     return jax.tree.leaves(read_trained(run / f"checkpoints/{step}", abstract, weights))
+
+
+def put(batch, sharding):
+    """A batch of host arrays that holds this process's samples -> global arrays. sharding: of the first axis."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

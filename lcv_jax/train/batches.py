@@ -1,10 +1,6 @@
-"""Where batches come from, and how they get onto the devices."""
+"""Where batches come from."""
 
 from typing import Any, Protocol
-
-import jax
-import numpy as np
-from jax.sharding import Sharding
 
 
 class Batches(Protocol):
@@ -20,8 +16,3 @@ class Batches(Protocol):
     def get_state(self) -> dict[str, Any]: ...
 
     def set_state(self, state: dict[str, Any]) -> None: ...
-
-
-def put(batch: Any, sharding: Sharding) -> Any:
-    """A batch of host arrays that holds this process's samples -> global arrays. sharding: of the first axis."""
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

@@ -103,6 +103,8 @@ def _preemption() -> Iterator[Callable[[int], bool]]:
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
         return
+    if threading.current_thread() is not threading.main_thread():
+        raise InputError("training outside the main thread: expected it in the main one, which alone can catch SIGTERM")
     asked = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+import devices
 import together
 from lcv_jax.data.video import read_metadata
 from lcv_jax.data.video_writer import write_video
 from lcv_jax.sample import cli
 
-SAMPLE = together.ROOT / "sample.py"
+SAMPLE = devices.ROOT / "sample.py"
 SMALL = ("--dtype", "float32", "--height", "32", "--width", "48", "--max-text-tokens", "16")
 
 

@@ -20,7 +20,6 @@ from lcv_jax.parallel import processes
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import TRAINING
-from lcv_jax.train.batches import put
 from lcv_jax.train.checkpoint import Checkpoints
 from lcv_jax.train.loop import Schedule, resume, run
 from lcv_jax.train.metrics import MetricsFile
@@ -54,7 +53,7 @@ class Run:
             print("batch", flush=True)
             time.sleep(pace)
             mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-            return put(jax.tree.map(lambda x: x[mine], batch), self.place.sharding(("batch",), (4,)))
+            return training.put(jax.tree.map(lambda x: x[mine], batch), self.place.sharding(("batch",), (4,)))
 
         return training.RandomBatches(place=local)
 

@@ -16,7 +16,6 @@ from lcv_jax.ops.attention import dense_attention
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import TRAINING
-from lcv_jax.train.batches import put
 from lcv_jax.train.checkpoint import Checkpoints
 from lcv_jax.train.optimizer import AdamW
 from lcv_jax.train.state import abstract_state, create, state_shardings
@@ -52,7 +51,7 @@ class On:
         given = jax.tree.map(self.place.put, training.given())
         for number in numbers:
             batch = training.batch(number, size=8, num_cond=2)
-            state, metrics = self.step(state, put(batch, self.place.sharding(("batch",), (8,))), given)
+            state, metrics = self.step(state, training.put(batch, self.place.sharding(("batch",), (8,))), given)
         return state, metrics
 
 

@@ -18,6 +18,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import caches
+import devices
 import training
 from lcv_jax.checkpoint import __main__ as checkpoints
 from lcv_jax.checkpoint import layout
@@ -209,11 +210,12 @@ def test_weights_of_another_model_are_refused(config, undisturbed, checkpoint_di
         read_trained(undisturbed, other)
 
 
-def program(data: str, *args, flags: str = "") -> subprocess.Popen:
-    env = training.environment(flags) | {"LCV_TEST_DATA": data, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+def program(data: str, *args, count: int = 1) -> subprocess.Popen:
+    """count: of virtual devices."""
+    env = devices.environment(count) | {"LCV_TEST_DATA": data}
     command = [sys.executable, "train.py", str(RECIPE), *map(str, args)]
     return subprocess.Popen(
-        command, cwd=training.ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=devices.ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -226,16 +228,15 @@ def test_the_command_tells_the_plan(data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "mesh"), [(1, "data=1"), (8, "data=2,fsdp=2,tensor=2")])
-def test_killed_at_random_moments_is_as_if_nothing_had_been(data, tmp_path, devices, mesh):
+@pytest.mark.parametrize(("count", "mesh"), [(1, "data=1"), (8, "data=2,fsdp=2,tensor=2")])
+def test_killed_at_random_moments_is_as_if_nothing_had_been(data, tmp_path, count, mesh):
     """SIGKILL, also while a checkpoint is being written: every step saves one."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
     options = ["--steps", 40, "--save-every", 1, "--mesh", mesh, "--data.batches.multiple", 4]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert program(data, "--out", whole, *options, flags=flags).wait() == 0
-    moments, killed = random.Random(devices), 0
+    assert program(data, "--out", whole, *options, count=count).wait() == 0
+    moments, killed = random.Random(count), 0
     while killed < 5:
-        run = program(data, "--out", parts, *options, flags=flags)
+        run = program(data, "--out", parts, *options, count=count)
         before = len(lines(parts)) if (parts / "metrics.jsonl").exists() else 0
         while run.poll() is None and (not (parts / "metrics.jsonl").exists() or len(lines(parts)) <= before):
             time.sleep(0.01)
@@ -245,7 +246,7 @@ def test_killed_at_random_moments_is_as_if_nothing_had_been(data, tmp_path, devi
         run.kill()
         run.wait()
         killed += 1
-    assert program(data, "--out", parts, *options, flags=flags).wait() == 0
+    assert program(data, "--out", parts, *options, count=count).wait() == 0
     assert killed == 5
     assert lines(parts) == lines(whole)
     config, _ = read_recipe(RECIPE)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import caches
-import training
+import devices
 from lcv_jax.train.config import read_recipe
 from training import RECIPE, lines, trained
 
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.slow
 
 def start(data, out, count, mesh, *more):
     """That many processes of one run."""
-    env = training.environment() | {"LCV_TEST_DATA": data, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    env = devices.environment() | {"LCV_TEST_DATA": data}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     common = [sys.executable, "train.py", str(RECIPE), "--out", str(out), "--mesh", mesh, *map(str, more)]
     own = [["--coordinator", coordinator, "--num-processes", str(count), "--process-id", str(i)] for i in range(count)]
-    return [subprocess.Popen(common + (mine if count > 1 else []), cwd=training.ROOT, env=env) for mine in own]
+    return [subprocess.Popen(common + (mine if count > 1 else []), cwd=devices.ROOT, env=env) for mine in own]
 
 
 def run(*args):

@@ -1,5 +1,6 @@
 """The loop as a user meets it: it learns, stops when told to, goes on as if nothing had been, and refuses NaN."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import devices
 import training
 from dit_goldens import read_config, read_params
 from lcv_jax.errors import InputError
@@ -30,7 +32,7 @@ ADAM = AdamW(rate=1e-2, warmup=0).make()
 
 def start(*args):
     command = [sys.executable, str(PROGRAM), *map(str, args)]
-    return subprocess.Popen(command, env=training.environment(), cwd=training.ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=devices.environment(), cwd=devices.ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def lines(path):
@@ -106,6 +108,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.newest == 2
     assert [record["step"] for record in lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_only_the_main_thread_can_catch_sigterm(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(numbers, tmp_path, Schedule(steps=1, save_every=1, log_every=1))
+        with pytest.raises(InputError, match="outside the main thread"):
+            asked.result()
 
 
 @pytest.mark.parametrize("log_every", [2, 10])

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-import training
+import devices
 
 pytestmark = pytest.mark.slow
 
@@ -28,8 +28,8 @@ def processes(count, *args):
     started = [
         subprocess.Popen(
             [sys.executable, str(PROGRAM), *map(str, args), "--distributed", coordinator, str(count), str(index)],
-            env=training.environment(),
-            cwd=training.ROOT,
+            env=devices.environment(),
+            cwd=devices.ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -8,14 +8,14 @@ import sys
 import pytest
 
 import caches
-import training
+import devices
 from lcv_jax.data.batching import batch_size
 from lcv_jax.data.sizes import Sizes
 from lcv_jax.errors import InputError
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.train.config import TrainConfig, keep, read_recipe
 
-CONFIGS = sorted((training.ROOT / "configs").glob("*.py"))
+CONFIGS = sorted((devices.ROOT / "configs").glob("*.py"))
 # SPEC 8: tasks, sizes, rate, iterations.
 REPORT = {
     "stage1": ("images", {"256p"}, 1e-4, 285_000),
@@ -39,7 +39,7 @@ def test_every_recipe_can_be_read_and_tells_what_it_is(path):
 
 @pytest.mark.parametrize("name", REPORT)
 def test_stages_have_the_reports_numbers(name):
-    config, _ = read_recipe(training.ROOT / f"configs/{name}.py")
+    config, _ = read_recipe(devices.ROOT / f"configs/{name}.py")
     tasks, sizes, rate, steps = REPORT[name]
     assert (config.optimizer.rate, config.steps) == (rate, steps)
     assert {path.split("-")[-1] for path in config.data.paths} == sizes
@@ -52,7 +52,7 @@ def test_stages_have_the_reports_numbers(name):
 
 def command(*args):
     program = [sys.executable, "train.py", *map(str, args)]
-    return subprocess.run(program, cwd=training.ROOT, env=training.environment(), capture_output=True, text=True)
+    return subprocess.run(program, cwd=devices.ROOT, env=devices.environment(), capture_output=True, text=True)
 
 
 def test_help_tells_the_keys_and_unknown_ones_are_refused():
@@ -88,7 +88,7 @@ def test_what_is_no_recipe_is_refused(tmp_path, text, match):
 
 
 def test_a_resumed_run_says_what_changed(tmp_path):
-    config, _ = read_recipe(training.ROOT / "configs/toy_laptop.py")
+    config, _ = read_recipe(devices.ROOT / "configs/toy_laptop.py")
     keep(tmp_path, config, resumed=False)
     data = dataclasses.replace(config.data, paths=("elsewhere",), threads=1)
     keep(tmp_path, dataclasses.replace(config, steps=5, mesh="fsdp=2", data=data), resumed=True)
@@ -108,15 +108,15 @@ def test_a_resumed_run_says_what_changed(tmp_path):
 @pytest.mark.parametrize("name", [*REPORT, "lora"])
 def test_batches_of_every_size_fit_the_mesh(name):
     """And hold most of the tokens asked for, in pictures as in clips of 93 frames."""
-    config, _ = read_recipe(training.ROOT / f"configs/{name}.py")
+    config, _ = read_recipe(devices.ROOT / f"configs/{name}.py")
     mesh = MeshConfig.parse(config.mesh)
-    devices = 1 if -1 in mesh.sizes.values() else mesh.data * mesh.fsdp
+    copies = 1 if -1 in mesh.sizes.values() else mesh.data * mesh.fsdp
     for resolution in REPORT.get(name, (None, {"480p"}))[1]:
         for height, width in Sizes.of(resolution).sizes:
             for frames in (1, 24):
                 form = (frames, height // 8, width // 8)
                 size = batch_size(form, (1, 2, 2), config.data.batches.tokens, config.data.batches.multiple)
-                assert size % (devices * config.accumulate) == 0
+                assert size % (copies * config.accumulate) == 0
                 each = frames * (height // 16) * (width // 16)
                 assert 0.45 < size * each / config.data.batches.tokens < 1.15
 
@@ -129,8 +129,8 @@ def test_the_published_model_is_planned_on_64_devices(tmp_path):
     videos = caches.dataset(tmp_path / "videos", [(24, 60, 104)], encoding=encoding)
     args = ["configs/stage4.py", "--out", tmp_path / "run", "--dry-run", "--data.paths", images, videos]
     program = [sys.executable, "train.py", *map(str, args), "--checkpoint", "None", "--init", "None"]
-    env = training.environment("--xla_force_host_platform_device_count=64")
-    done = subprocess.run(program, cwd=training.ROOT, env=env, capture_output=True, text=True)
+    env = devices.environment(64)
+    done = subprocess.run(program, cwd=devices.ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "13,581,071,424 parameters trained; mesh data=1, fsdp=64, context=1, tensor=1; 36,000 steps" in done.stdout
     assert "64 x 24x60x104 vc behind 4: 2,396,160 tokens" in done.stdout
