@@ -16,8 +16,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import tqdm
-import tyro
 
+from lcv_jax.command_line import parse
 from lcv_jax.data.files import check_writable, replacing
 from lcv_jax.data.shards import LATENTS, TEXT, Dataset
 from lcv_jax.data.sizes import parse_size
@@ -205,7 +205,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0; 2 after one line about bad input, 130 after one about Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        asked = tyro.cli(Eval, args=args, prog="python -m lcv_jax.eval")
+        asked = parse(Eval, args, prog="python -m lcv_jax.eval")
         found = asked.run()
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

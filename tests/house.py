@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 PACKAGE = "lcv_jax"
 KERNELS = "lcv_kernels"
-GROUND = ("errors", "published")
+GROUND = ("errors", "published", "command_line")
 """Below all rooms; a later one may import an earlier one."""
 ROOMS = (
     "ops",

@@ -16,6 +16,7 @@ import tyro
 from lcv_jax.checkpoint import convert, hub
 from lcv_jax.checkpoint import inspect as inspection
 from lcv_jax.checkpoint import verify as verification
+from lcv_jax.command_line import one_line
 from lcv_jax.data.text import Tokenizer
 from lcv_jax.errors import InputError
 
@@ -125,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0; 1 when `verify` found a difference; 2 after one line about bad input, 130 after one about Ctrl-C.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install PyTorch
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"import": Import, "export": Export, "inspect": Inspect, "verify": Verify}, args=argv, prog="lcv-checkpoint"
-    )
+    commands = {"import": Import, "export": Export, "inspect": Inspect, "verify": Verify}
     try:
+        with one_line():
+            command = tyro.extras.subcommand_cli_from_dict(commands, args=argv, prog="lcv-checkpoint")
         return command.run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -24,6 +24,7 @@ import numpy as np
 import tqdm
 import tyro
 
+from lcv_jax.command_line import parse
 from lcv_jax.data import shards
 from lcv_jax.data.images import to_model
 from lcv_jax.data.records import DTYPES, Record
@@ -277,7 +278,7 @@ def main(args: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install PyTorch
     try:
-        cache = tyro.cli(Cache, args=args, prog="python -m lcv_jax.data.cache")
+        cache = parse(Cache, args, prog="python -m lcv_jax.data.cache")
         index = cache.run()
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

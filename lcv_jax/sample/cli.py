@@ -7,8 +7,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-import tyro
-
+from lcv_jax.command_line import parse
 from lcv_jax.errors import InputError
 from lcv_jax.sample import long_tasks, tasks
 
@@ -20,7 +19,7 @@ def main(args: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install PyTorch
     task = None
     try:
-        task = tyro.cli(tasks.Task | long_tasks.Task, prog="sample.py", description=__doc__, args=args)
+        task = parse(tasks.Task | long_tasks.Task, args, prog="sample.py", description=__doc__)
         _run(task)
     except InputError as error:
         _leave(task, _fail(str(error), 2))

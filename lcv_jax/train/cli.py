@@ -1,18 +1,16 @@
 """The command behind train.py and lcv-train: python train.py configs/NAME.py --out DIR [--key.sub VALUE]."""
 
-import contextlib
 import dataclasses
-import io
 import logging
 import os
-import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import tyro
 
+from lcv_jax.command_line import parse
 from lcv_jax.errors import InputError
 
 USAGE = "usage: train.py configs/NAME.py --out DIR [--key.sub VALUE ...]; with --help after the recipe: all keys"
@@ -43,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(recipe: str, args: Sequence[str]) -> None:
     from lcv_jax.parallel import processes
-    from lcv_jax.train.config import TrainConfig, read_recipe
+    from lcv_jax.train.config import read_recipe
 
     config, about = read_recipe(recipe)
 
@@ -53,7 +51,7 @@ def _run(recipe: str, args: Sequence[str]) -> None:
 
         out: str
         """Folder of the run; one that is there already is continued."""
-        config: Annotated[TrainConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+        config: Annotated[type(config), tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
         dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Open everything, print the plan, and stop."""
         profile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -68,34 +66,19 @@ def _run(recipe: str, args: Sequence[str]) -> None:
         """Which one this is; by default as the cluster says."""
 
     default = Command(out=tyro.MISSING, config=config)
-    with _one_line():
-        asked = tyro.cli(Command, args=args, default=default, prog=f"train.py {recipe}", description=about)
+    asked = parse(Command, args, default=default, prog=f"train.py {recipe}", description=about)
     # Here, as JAX takes its time, so that --help answers at once.
     from lcv_jax.train import command
-    from lcv_jax.train.build import Training
 
     with processes.joined(asked.coordinator, asked.num_processes, asked.process_id, sigterm="is noticed"):
         if not processes.is_main():
             logging.getLogger("lcv_jax").setLevel(logging.WARNING)
         if asked.dry_run:
-            print(command.plan(Training.of(asked.config)))
+            print(command.plan(command.training_of(asked.config)))
             return
         step, end = command.train(asked.config, asked.out, profile=asked.profile, wandb=asked.wandb)
         if processes.is_main():
             print(f"{asked.out}: {end} at step {step}" + (", start it again to continue" if end != "finished" else ""))
-
-
-@contextlib.contextmanager
-def _one_line() -> Iterator[None]:
-    """What tyro draws a box around as the line of an InputError."""
-    drawn = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(drawn):
-            yield
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise InputError(" ".join(re.sub(r"[\u2500-\u257f]", " ", drawn.getvalue()).split())) from None
 
 
 def _leave(several: bool, code: int) -> NoReturn:

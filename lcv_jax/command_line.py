@@ -1,0 +1,33 @@
+"""Command lines: what tyro reads into dataclasses, with every mistake told in one line."""
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tyro
+
+from lcv_jax.errors import InputError
+
+
+def parse(form: Any, args: Sequence[str] | None, **how: Any) -> Any:
+    """An object of `form`, a dataclass or a union of some, from arguments, by default the process's own.
+
+    how: what `tyro.cli` takes. --help prints and exits with 0. Raises InputError with one line on what does not parse.
+    """
+    with one_line():
+        return tyro.cli(form, args=args, **how)
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """What tyro draws a box around as the line of an InputError."""
+    drawn = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(drawn):
+            yield
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(" ".join(re.sub(r"[\u2500-\u257f]", " ", drawn.getvalue()).split())) from None
