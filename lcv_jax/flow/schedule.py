@@ -63,6 +63,10 @@ class ScheduleConfig:
         given = published.fields(where, data, cls, fixed=_FIXED, optional=_FIXED, ignored=_IGNORED)
         return cls(**given, where=where)
 
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of `from_json`, without the ignored fields."""
+        return _FIXED | dataclasses.asdict(self)
+
 
 def sigmas(kind: str, steps: int, *, shift: float = 12.0, t_thresh: float = 0.5) -> np.ndarray:
     """Noise levels t of a run, descending, with the final 0: float32 (n + 1,) for n network calls.

@@ -2,7 +2,7 @@
 
 Source: umT5 (arXiv 2304.09151) as LongCat-Video uses it. RMS norms without mean, no scaling of the attention
 logits, gated GELU (tanh form), no biases, no embedding scale. Blocks are scanned: their parameters are
-stacked along a leading layer axis. L is the number of text tokens, D the model width.
+stacked along a leading layer axis. Untrained weights are T5's. L is the number of text tokens, D the model width.
 """
 
 import dataclasses
@@ -82,13 +82,17 @@ class UMT5Attention(nn.Module):
     def __call__(self, x: Array, mask: Array) -> Array:
         c, (B, L, D) = self.config, x.shape
         dense = functools.partial(_dense, precision=self.precision)
+        # Untrained queries are smaller, because nothing scales the logits.
+        variances = {"q": 1 / c.d_kv, "k": 1.0, "v": 1.0}
         q, k, v = (
-            dense(c.num_heads * c.d_kv, name=name)(x).reshape(B, L, c.num_heads, c.d_kv) for name in ("q", "k", "v")
+            dense(c.num_heads * c.d_kv, variance=variance, name=name)(x).reshape(B, L, c.num_heads, c.d_kv)
+            for name, variance in variances.items()
         )
         table = nn.Embed(
             c.relative_attention_num_buckets,
             c.num_heads,
             param_dtype=self.precision.param,
+            embedding_init=nn.initializers.normal(D**-0.5),
             name="relative_attention_bias",
         ).embedding
         logits = jnp.einsum("blhd,bkhd->bhlk", q, k, preferred_element_type=jnp.float32)
@@ -151,7 +155,15 @@ class UMT5Encoder(nn.Module):
                 f"umT5: ids of shape {input_ids.shape} and mask of shape {mask.shape}, expected (batch, tokens) of both"
             )
         with p.products():
-            x = nn.Embed(c.vocab_size, c.d_model, dtype=p.compute, param_dtype=p.param, name="shared")(input_ids)
+            embed = nn.Embed(
+                c.vocab_size,
+                c.d_model,
+                dtype=p.compute,
+                param_dtype=p.param,
+                embedding_init=nn.initializers.normal(1.0),
+                name="shared",
+            )
+            x = embed(input_ids)
             blocks = nn.scan(
                 UMT5Block,
                 variable_axes={"params": 0, "intermediates": 0},
@@ -163,5 +175,13 @@ class UMT5Encoder(nn.Module):
             return RMSNorm(p.param, c.layer_norm_epsilon, name="final_norm")(x).astype(p.output)
 
 
-def _dense(features: int, *, precision: Precision, name: str) -> Dense:
-    return Dense(features, dtype=precision.compute, param_dtype=precision.param, use_bias=False, name=name)
+def _dense(features: int, *, precision: Precision, name: str, variance: float = 1.0) -> Dense:
+    """variance: of untrained outputs, for inputs of variance 1."""
+    return Dense(
+        features,
+        dtype=precision.compute,
+        param_dtype=precision.param,
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(variance, "fan_in", "normal"),
+        name=name,
+    )

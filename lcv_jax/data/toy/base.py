@@ -1,0 +1,162 @@
+"""`python -m lcv_jax.data.toy.base --out FOLDER`: what a checkpoint of the toy world has that is not trained by steps.
+
+FOLDER gets tokenizer/ and scheduler/ of the published layout. The tokenizer is of the published class, so it is opened
+by the same code, with a small vocabulary made from captions: every English word, the Chinese names of colours, shapes
+and tones, and single characters, of which it spells what it does not know. Upper case is read as lower case.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import os
+import pathlib
+import re
+import shutil
+import string
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tyro
+
+from lcv_jax.data.text import clean
+from lcv_jax.data.toy.captions import CHINESE, write_captions
+from lcv_jax.data.toy.facts import sample
+from lcv_jax.errors import InputError
+from lcv_jax.flow.schedule import ScheduleConfig
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+"""Ids 0, 1 and 2."""
+_SPACE = "\u2581"  # how SentencePiece writes the space in front of a word
+_TYPED = "".join(c for c in map(chr, range(33, 127)) if not c.isupper())
+_MOST_PIECES = 512
+_CONFIG = {
+    "tokenizer_class": "T5TokenizerFast",
+    "pad_token": PAD,
+    "eos_token": END,
+    "unk_token": UNKNOWN,
+    "extra_ids": 0,
+    "additional_special_tokens": [],
+    "model_max_length": 512,
+}
+_SPECIAL = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """Write the tokenizer and the schedule of the toy world's checkpoint."""
+
+    out: str
+    """Folder to make; gets tokenizer/ and scheduler/."""
+    captions: int = 4000
+    """How many clips' captions, in both languages, the vocabulary is made from."""
+    seed: int = 0
+    """Of the captions."""
+
+    def run(self) -> None:
+        if self.captions < 1000:
+            raise InputError(f"--captions {self.captions}: expected at least 1000, or words are missing")
+        out = pathlib.Path(self.out)
+        with _whole(out) as aside:
+            tokenizer, scheduler = aside / "tokenizer", aside / "scheduler"
+            for folder in (tokenizer, scheduler):
+                folder.mkdir()
+            pieces = write_tokenizer(tokenizer, list(corpus(self.captions, self.seed)))
+            _write_json(scheduler / "scheduler_config.json", ScheduleConfig().to_json())
+        print(f"{out}: tokenizer/ of {pieces} pieces, scheduler/")
+
+
+def corpus(count: int, seed: int) -> Iterator[str]:
+    """Captions of `count` random facts in both languages, every third without motions, as the tokenizer gets them."""
+    for number in range(count):
+        facts = sample([seed, number])
+        captions = write_captions(facts if number % 3 else facts.without_motion(), seed + number)
+        yield from (clean(caption) for caption in captions.values())
+
+
+def write_tokenizer(folder: pathlib.Path, captions: Sequence[str]) -> int:
+    """Writes the tokenizer's files, made from captions, and returns how many pieces it has.
+
+    The scores are SentencePiece's Unigram, by expectation maximisation from our pieces. One thread, so the files repeat.
+    """
+    import sentencepiece
+    import transformers
+
+    seeds, lower, model = folder / "seeds.tsv", folder / "lower.tsv", io.BytesIO()
+    seeds.write_text("".join(f"{piece}\t{count}\n" for piece, count in _pieces(captions)), encoding="utf-8")
+    lower.write_text("".join(f"{ord(c):X}\t{ord(c.lower()):X}\n" for c in string.ascii_uppercase))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(captions),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=_MOST_PIECES,
+        hard_vocab_limit=False,
+        seed_sentencepieces_file=str(seeds),
+        normalization_rule_tsv=str(lower),
+        required_chars=_TYPED,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        shuffle_input_sentence=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    seeds.unlink()
+    lower.unlink()
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    fast = transformers.T5TokenizerFast.from_pretrained(str(folder), extra_ids=0).backend_tokenizer
+    (folder / "tokenizer.json").write_text(fast.to_str(pretty=True) + "\n", encoding="utf-8")
+    _write_json(folder / "tokenizer_config.json", _CONFIG)
+    _write_json(folder / "special_tokens_map.json", _SPECIAL)
+    return fast.get_vocab_size()
+
+
+def _pieces(captions: Sequence[str]) -> list[tuple[str, int]]:
+    """Words and characters of the captions with how often they occur, the most frequent first."""
+    named = sorted(itertools.chain(*(names.values() for names in (CHINESE.colours, CHINESE.shapes, CHINESE.tones))))
+    pattern = re.compile("|".join([*sorted(named, key=len, reverse=True), "(?P<word>[a-z]+)", r"\S"]))
+    found = itertools.chain.from_iterable(pattern.finditer(caption.lower()) for caption in captions)
+    counts = collections.Counter(_SPACE + match[0] if match["word"] else match[0] for match in found)
+    return sorted(counts.items(), key=lambda piece: (-piece[1], piece[0]))
+
+
+@contextlib.contextmanager
+def _whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside `out` that becomes `out` when the block ends well, and is removed when it does not."""
+    if out.exists():
+        raise InputError(f"--out {out}: exists already: expected a new folder; choose another or delete it first")
+    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        aside.rename(out)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error}); choose a place you may write to") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_json(file: pathlib.Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command. Returns 0; 2 after one line about bad input, 130 after one about Ctrl-C."""
+    try:
+        tyro.cli(Base, args=argv, prog="python -m lcv_jax.data.toy.base").run()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
