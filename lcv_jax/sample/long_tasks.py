@@ -3,14 +3,14 @@
 import abc
 import dataclasses
 import pathlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from lcv_jax.data import images, video
 from lcv_jax.errors import InputError
 from lcv_jax.sample.jobs import Job, read_jobs, read_segments
-from lcv_jax.sample.options import FPS, NUM_FRAMES, whole
+from lcv_jax.sample.options import FPS, whole
 from lcv_jax.sample.tasks import Common
 
 
@@ -22,16 +22,19 @@ class InSegments(Common, abc.ABC):
     """Picture that the video starts with."""
     video: pathlib.Path | None = None
     """Video that the first segment continues; it is not repeated in the output."""
-    num_frames: int = NUM_FRAMES
-    """Of a segment at 15 frames a second, those that it shares with the one before included: 4n + 1."""
-    num_cond_frames: int = 13
-    """Of the last frames of a segment, seen by the next one: 4n + 1."""
+    num_frames: int | None = None
+    """Of a segment at 15 frames a second, those that it shares with the one before included: 4n + 1, by default 93."""
+    num_cond_frames: int | None = None
+    """Of the last frames of a segment, seen by the next one: 4n + 1, by default 13."""
     kv_cache: bool = True
     """Compute the condition's keys and values once, not at every step."""
     enhance_hf: Literal["auto", "on", "off"] = "auto"
     """Schedule with a uniform tail for finer detail in all segments that continue one; auto is on unless distilled."""
     resume: bool = False
     """Go on behind the segments that an earlier run of the same command finished, if there are any."""
+
+    def left_out(self) -> dict[str, Any]:
+        return super().left_out() | {"num_cond_frames": self.defaults.num_cond_frames}
 
     @abc.abstractmethod
     def films(self) -> list[tuple[Job, ...]]:

@@ -21,7 +21,6 @@ from lcv_jax.sample.options import Options, one_of, texts, whole
 from lcv_jax.sample.refine import RefinePlan, RefineRequest
 from lcv_jax.sample.request import Request
 
-NUM_COND_FRAMES = 13
 # Ways to refine, with the frames that each makes of one.
 REFINED_FRAMES = {"off": 1, "spatial": 1, "spatio-temporal": 2}
 
@@ -52,7 +51,7 @@ class Segment:
 class Links:
     """How a segment continues the one before, as the options of the same names of `Pipeline.continue_video`."""
 
-    num_cond_frames: int = NUM_COND_FRAMES
+    num_cond_frames: int
     kv_cache: bool = True
     enhance_hf: bool | None = None
 

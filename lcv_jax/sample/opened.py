@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import math
 import os
 import pathlib
@@ -12,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from lcv_jax.checkpoint import hub, layout, lora
+from lcv_jax.checkpoint.default import default_checkpoint
 from lcv_jax.checkpoint.load import load_params
 from lcv_jax.checkpoint.tensorfile import TensorFile
 from lcv_jax.data.text import Tokenizer
@@ -30,6 +32,9 @@ from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import SAMPLING
 from lcv_jax.parallel.video_cut import VideoCut
 from lcv_jax.sample import memory
+from lcv_jax.sample.defaults import PUBLISHED, TOY, Defaults
+
+logger = logging.getLogger(__name__)
 
 
 def _cut(placement: MeshPlacement, tiling: Tiling | None) -> Cut:
@@ -43,7 +48,7 @@ class Opened:
 
     files: the three models' folders by name. coder: the autoencoder, in spatial tiles if wanted. placement: the mesh,
     of one device unless a larger one was given. quantisation: of the blocks' kernels, None keeps them in the dtype.
-    offload: names of what rests in the host's memory.
+    offload: names of what rests in the host's memory. defaults: of options that are left out.
     """
 
     folder: pathlib.Path
@@ -57,11 +62,12 @@ class Opened:
     placement: MeshPlacement
     quantisation: Quantisation | None = None
     offload: tuple[str, ...] = ()
+    defaults: Defaults = PUBLISHED
 
     @classmethod
     def open(
         cls,
-        path_or_repo: str | os.PathLike[str],
+        path_or_repo: str | os.PathLike[str] | None = None,
         dtype: str | None = None,
         mesh: Mesh | MeshConfig | str | None = None,
         *,
@@ -78,7 +84,11 @@ class Opened:
             host_memory.check(placement.mesh)
         cache_memory = jax.memory.Space.Host if "kv_cache" in offload else jax.memory.Space.Device
         dense = placement.attention(dense_attention)
-        folder = hub.resolve(path_or_repo, revision)
+        if path_or_repo is None:
+            folder = default_checkpoint()
+            logger.info("no checkpoint is named: the default one, the toy world's model in %s", folder)
+        else:
+            folder = hub.resolve(path_or_repo, revision)
         files = layout.open_models(folder)
         tokenizer = Tokenizer.open(layout.folder(folder, "tokenizer"))
         layout.check_together(files, folder / "tokenizer", tokenizer.token_ids)
@@ -94,6 +104,7 @@ class Opened:
             placement=placement,
             quantisation=quantisation,
             offload=offload,
+            defaults=TOY if path_or_repo is None else PUBLISHED,
         )
 
     def __post_init__(self):

@@ -1,7 +1,7 @@
 """The whole model as one object: weights in, videos out."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class Pipeline(Parts):
     @classmethod
     def from_pretrained(
         cls,
-        path_or_repo: str | os.PathLike[str],
+        path_or_repo: str | os.PathLike[str] | None = None,
         dtype: str | None = None,
         mesh: Mesh | MeshConfig | str | None = None,
         *,
@@ -37,7 +37,8 @@ class Pipeline(Parts):
         weights: str | None = None,
         offload: str | Sequence[str] = (),
     ) -> "Pipeline":
-        """Loads a checkpoint: a directory in the published layout or in ours, or a hub id "org/name".
+        """Loads a checkpoint: a directory in the published layout or in ours, or a hub id "org/name"; None is the toy
+        world's model that comes with the package, whose tasks have defaults of their own (sample/defaults.py).
 
         dtype: "bfloat16" or "float32", of weights and computation; None is bfloat16, on a CPU float32. revision: of
         the hub repository. check_finite: refuse weights that hold NaN or infinity. vae_tiling: run the autoencoder
@@ -61,30 +62,30 @@ class Pipeline(Parts):
 
     def text_to_video(self, prompt: str | Sequence[str], **options: Any) -> np.ndarray:
         """A video, or with num_frames=1 an image, of each prompt."""
-        return self.run(request.text_to_video(prompt, Options(**options)))
+        return self.run(request.text_to_video(prompt, self._options(options)))
 
     def image_to_video(self, image: Any, prompt: str | Sequence[str], **options: Any) -> np.ndarray:
         """A video that starts with the image (PIL, or uint8 (H, W, 3)), for each prompt."""
-        return self.run(request.image_to_video(image, prompt, Options(**options)))
+        return self.run(request.image_to_video(image, prompt, self._options(options)))
 
     def continue_video(
         self,
         video: Any,
         prompt: str | Sequence[str],
         *,
-        num_cond_frames: int = 13,
+        num_cond_frames: int | None = None,
         kv_cache: bool = True,
         enhance_hf: bool | None = None,
         **options: Any,
     ) -> np.ndarray:
-        """A video whose first num_cond_frames (4n + 1) are the input's last, for each prompt.
+        """A video whose first num_cond_frames (4n + 1, by default 13) are the input's last, for each prompt.
 
         video: PIL images or uint8 (F, H, W, 3) at 15 frames a second. kv_cache: compute the condition's keys and
         values once; under guidance the two ways differ, because without it the condition takes part in the guidance
         projection. enhance_hf: the schedule with a uniform tail; None is on unless distilled.
         """
-        task = {"num_cond_frames": num_cond_frames, "kv_cache": kv_cache, "enhance_hf": enhance_hf}
-        return self.run(request.continuation(video, prompt, Options(**options), **task))
+        task = {"num_cond_frames": self._cond(num_cond_frames), "kv_cache": kv_cache, "enhance_hf": enhance_hf}
+        return self.run(request.continuation(video, prompt, self._options(options), **task))
 
     def run(self, request: Request) -> np.ndarray:
         """Any task: what the request's options call `output`. Raises InputError, before any work, if it cannot be."""
@@ -141,7 +142,7 @@ class Pipeline(Parts):
         *,
         image: Any = None,
         video: Any = None,
-        num_cond_frames: int = long_video.NUM_COND_FRAMES,
+        num_cond_frames: int | None = None,
         kv_cache: bool = True,
         enhance_hf: bool | None = None,
         refine: str = "off",
@@ -161,8 +162,14 @@ class Pipeline(Parts):
         segment together with the frames before it, under an empty prompt; refine_size: (height, width) instead of 720p.
         start: the tail of a segment, to go on behind it. Raises InputError at once, before any work.
         """
-        links = long_video.Links(num_cond_frames, kv_cache, enhance_hf)
+        links = long_video.Links(self._cond(num_cond_frames), kv_cache, enhance_hf)
         kept = {"image": image, "video": video, "refine": refine, "refine_size": refine_size, "start": start}
-        asked = long_video.request(self.opened, prompts, num_segments, Options(**options), links, **kept)
+        asked = long_video.request(self.opened, prompts, num_segments, self._options(options), links, **kept)
         long_video.check_memory(self.opened, asked)
         return long_video.segments(self, asked)
+
+    def _options(self, given: Mapping[str, Any]) -> Options:
+        return Options(**self.opened.defaults.filled_in(given))
+
+    def _cond(self, given: int | None) -> int:
+        return self.opened.defaults.num_cond_frames if given is None else given

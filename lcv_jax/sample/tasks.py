@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -13,24 +13,19 @@ from lcv_jax.data import images, video
 from lcv_jax.errors import InputError
 from lcv_jax.flow.schedule import Kind
 from lcv_jax.sample import request
+from lcv_jax.sample.defaults import PUBLISHED, TOY, Defaults
 from lcv_jax.sample.jobs import Job, read_jobs
-from lcv_jax.sample.options import FPS, NUM_FRAMES, REFINED_FPS, Options
+from lcv_jax.sample.options import FPS, REFINED_FPS, Options
 from lcv_jax.sample.request import Request
-
-# Our own, of the kind that every official demo uses: a list of faults.
-NEGATIVE_PROMPT = (
-    "overexposed highlights, washed-out grey colours, motionless still frame, blurry smeared details, flicker, "
-    "subtitles, captions and logos, low quality, heavy compression blocks, badly drawn hands, extra or fused fingers, "
-    "deformed limbs, distorted face, messy background full of people, walking backwards"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Common:
-    """Options of every task."""
+    """Options of every task. Those left out are filled in at once, from the checkpoint's defaults."""
 
-    checkpoint: str
-    """Directory in the published layout or in ours, or a hub id such as org/name."""
+    checkpoint: str | None = None
+    """Directory in the published layout or in ours, or a hub id such as org/name. Left out: the toy world's model that
+    comes with the package, and 64 x 64, 13 frames, 5 of them given to continuations."""
     out: pathlib.Path
     """File to write: .mp4, or .png with --num-frames 1. Several videos get the prompt's number and the seed added.
     Missing folders are made."""
@@ -38,8 +33,8 @@ class Common:
     """What the video shows, in any language."""
     prompts: pathlib.Path | None = None
     """Instead of --prompt: a text file, one prompt a line, or .jsonl with prompt, negative_prompt, seed."""
-    negative_prompt: str = NEGATIVE_PROMPT
-    """What it should not show; used when guidance is above 1."""
+    negative_prompt: str | None = None
+    """What it should not show, by default a list of faults; used when guidance is above 1."""
     seed: int = 0
     """Of the initial noise; same seed, same video on the same kind of device."""
     videos_per_prompt: int = 1
@@ -50,8 +45,8 @@ class Common:
     """In pixels, a multiple of 16; goes with --height."""
     resolution: Literal["480p", "720p"] | None = None
     """Instead of height and width: the trained size nearest to the input's shape."""
-    num_frames: int = NUM_FRAMES
-    """Of the whole video at 15 frames a second, the condition included: 4n + 1."""
+    num_frames: int | None = None
+    """Of the whole video at 15 frames a second, the condition included: 4n + 1, by default 93."""
     steps: int | None = None
     """Sampling steps: 50, distilled 16."""
     guidance: float | None = None
@@ -62,8 +57,8 @@ class Common:
     """A further LoRA file, FILE or FILE@SCALE; may be given several times."""
     posterior: Literal["sample", "mode"] = "sample"
     """Of the autoencoder, for images and videos given."""
-    max_text_tokens: int = 512
-    """Longer prompts are cut with a warning."""
+    max_text_tokens: int | None = None
+    """Longer prompts are cut with a warning; by default 512."""
     dtype: Literal["bfloat16", "float32"] | None = None
     """bfloat16, on a CPU float32."""
     check_finite: bool = False
@@ -95,6 +90,23 @@ class Common:
     """With --coordinator HOST:PORT: how many there are."""
     process_id: int | None = None
     """With --coordinator HOST:PORT: which of them this is, from 0."""
+
+    def __post_init__(self):
+        for name, value in self.left_out().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    @property
+    def defaults(self) -> Defaults:
+        """Of the checkpoint."""
+        return TOY if self.checkpoint is None else PUBLISHED
+
+    def left_out(self) -> dict[str, Any]:
+        """What options are that are None."""
+        found = self.defaults.of_run(self.distilled) | {"negative_prompt": self.defaults.negative_prompt}
+        if self.defaults.size is not None and (self.height, self.width, self.resolution) == (None, None, None):
+            found |= dict(zip(("height", "width"), self.defaults.size, strict=True))
+        return found
 
     def options(self) -> Options:
         """All but what differs from job to job."""
@@ -184,14 +196,17 @@ class VC(Common):
 
     video: pathlib.Path
     """Video of any size, codec and frame rate."""
-    num_cond_frames: int = 13
-    """Of the input's last frames, seen by the model: 4n + 1."""
+    num_cond_frames: int | None = None
+    """Of the input's last frames, seen by the model: 4n + 1, by default 13."""
     kv_cache: bool = True
     """Compute the condition's keys and values once, not at every step."""
     enhance_hf: Literal["auto", "on", "off"] = "auto"
     """Schedule with a uniform tail for finer detail; auto is on unless distilled."""
     native_size: bool = False
     """Write at the input's own size instead of the size generated at."""
+
+    def left_out(self) -> dict[str, Any]:
+        return super().left_out() | {"num_cond_frames": self.defaults.num_cond_frames}
 
     def source(self) -> np.ndarray:
         """The input's last frames."""
@@ -244,6 +259,11 @@ class Refine(Common):
     prompt: str | None = ""
     """What the video shows; may be empty."""
     refine: tyro.conf.Suppress[bool] = True
+
+    def left_out(self) -> dict[str, Any]:
+        """Refinement has a size, a schedule and no guidance of its own."""
+        found = super().left_out()
+        return {name: found[name] for name in ("num_frames", "max_text_tokens", "negative_prompt")}
 
     def jobs(self) -> list[Job]:
         prompt = self.prompt if self.prompts is None else None
