@@ -11,8 +11,10 @@ JAX_PLATFORMS ?= cpu
 TEST = JAX_PLATFORMS=$(JAX_PLATFORMS) $(BIN)/python -m pytest
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-CHECKPOINT ?= tests/goldens/checkpoint
-PROMPT ?= A red panda walks along a branch, close up, soft morning light.
+# Named, or the default one that comes with the package; where that is not there, the tests' one of random weights.
+RANDOM := tests/goldens/checkpoint
+CHECKPOINT ?= $(if $(wildcard lcv_jax/toy_checkpoint/dit),,$(RANDOM))
+PROMPT ?= A red circle moves to the right on a plain grey background.
 DEMO := outputs/demo.mp4
 
 # $(call python,NAMES,MINIMUM): a shell command that prints the first of NAMES that runs and is new enough.
@@ -42,10 +44,10 @@ $(VENV)/installed: pyproject.toml
 
 demo: setup  ## makes a video with the main command and prints its path
 	@mkdir -p $(dir $(DEMO))
-	@if [ "$(CHECKPOINT)" = tests/goldens/checkpoint ]; then echo "No trained default checkpoint exists yet:" \
+	@if [ "$(CHECKPOINT)" = $(RANDOM) ]; then echo "No trained default checkpoint is there yet:" \
 	  "this runs on the small golden checkpoint, whose weights are random, so the picture looks like noise."; fi
-	$(BIN)/python sample.py t2v --checkpoint "$(CHECKPOINT)" --prompt "$(PROMPT)" \
-	  --height 96 --width 160 --num-frames 13 --steps 8 --out $(DEMO)
+	$(BIN)/python sample.py t2v $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --prompt "$(PROMPT)" \
+	  $(if $(CHECKPOINT),--height 96 --width 160 --num-frames 13 --steps 8) --out $(DEMO)
 
 test: setup lint  ## style and the test suite
 	$(TEST) $(PARALLEL)

@@ -70,7 +70,7 @@ def package_files(suffix: str) -> set[str]:
 
 def test_wheel_and_source_archive_hold_every_module_data_file_and_the_licence(built):
     (wheel,), (archive,) = built.glob("*.whl"), built.glob("*.tar.gz")
-    expected = package_files(".py") | package_files(".json")
+    expected = set().union(*map(package_files, (".py", ".json", ".safetensors", ".model")))
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     assert expected <= in_wheel
     assert any(name.endswith("licenses/LICENSE") for name in in_wheel)
