@@ -73,6 +73,8 @@ def test_bad_schedules_raise(call, message):
 def test_scheduler_config(checkpoint_dir):
     data = json.loads((checkpoint_dir / "scheduler" / "scheduler_config.json").read_text())
     assert ScheduleConfig.from_json(data).shift == 12.0
+    assert ScheduleConfig.from_json(ScheduleConfig(3.0).to_json()) == ScheduleConfig(3.0)
+    assert ScheduleConfig().to_json().items() <= data.items()
     with pytest.raises(InputError, match="use_karras_sigmas=True: expected False"):
         ScheduleConfig.from_json(data | {"use_karras_sigmas": True})
     for shift in (None, 0, "12", True):

@@ -117,6 +117,28 @@ def test_width_of_heads_may_differ_from_the_model():
     assert shapes["block"]["attention"]["o"]["kernel"].shape == (2, 15, 12)
 
 
+def test_untrained_weights_are_those_of_t5():
+    """Standard deviations, and so logits of variance 1 without scaling."""
+    config = UMT5Config(vocab_size=300, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=8)
+    model = UMT5Encoder(config, FLOAT32)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))["params"]
+    attention, ffn = params["block"]["attention"], params["block"]["ffn"]
+    bias = attention["relative_attention_bias"]["embedding"]
+    for weights, variance in (
+        (params["shared"]["embedding"], 1),
+        (bias, 1 / 64),
+        (attention["q"]["kernel"], 1 / (64 * 16)),
+        (attention["k"]["kernel"], 1 / 64),
+        (attention["v"]["kernel"], 1 / 64),
+        (attention["o"]["kernel"], 1 / (8 * 16)),
+        (ffn["wi_0"]["kernel"], 1 / 64),
+        (ffn["wi_1"]["kernel"], 1 / 64),
+        (ffn["wo"]["kernel"], 1 / 96),
+    ):
+        assert float(jnp.std(weights)) == pytest.approx(variance**0.5, rel=0.1)
+    assert not np.array_equal(ffn["wi_0"]["kernel"][0], ffn["wi_0"]["kernel"][1])
+
+
 def test_buckets_equal_the_official_table(goldens):
     golden = goldens("umt5")
     length = (len(golden["relative_position"]) + 1) // 2

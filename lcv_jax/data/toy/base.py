@@ -20,8 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import tyro
-
+from lcv_jax.command_line import parse
 from lcv_jax.data.text import clean
 from lcv_jax.data.toy.captions import CHINESE, write_captions
 from lcv_jax.data.toy.facts import sample
@@ -78,14 +77,26 @@ def corpus(count: int, seed: int) -> Iterator[str]:
 
 
 def write_tokenizer(folder: pathlib.Path, captions: Sequence[str]) -> int:
-    """Writes the tokenizer's files, made from captions, and returns how many pieces it has.
-
-    The scores are SentencePiece's Unigram, by expectation maximisation from our pieces. One thread, so the files repeat.
-    """
-    import sentencepiece
+    """Writes the tokenizer's files, made from captions, and returns how many pieces it has."""
     import transformers
 
-    seeds, lower, model = folder / "seeds.tsv", folder / "lower.tsv", io.BytesIO()
+    (folder / "spiece.model").write_bytes(_unigram(folder, captions))
+    fast = transformers.T5TokenizerFast.from_pretrained(str(folder), extra_ids=0).backend_tokenizer
+    (folder / "tokenizer.json").write_text(fast.to_str(pretty=True) + "\n", encoding="utf-8")
+    _write_json(folder / "tokenizer_config.json", _CONFIG)
+    _write_json(folder / "special_tokens_map.json", _SPECIAL)
+    return fast.get_vocab_size()
+
+
+def _unigram(scratch: pathlib.Path, captions: Sequence[str]) -> bytes:
+    """A SentencePiece model of our pieces, with scores by expectation maximisation, on one thread so that it repeats.
+
+    scratch: a folder for files that are gone afterwards; their names are taken out of the model.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    seeds, lower, model = scratch / "seeds.tsv", scratch / "lower.tsv", io.BytesIO()
     seeds.write_text("".join(f"{piece}\t{count}\n" for piece, count in _pieces(captions)), encoding="utf-8")
     lower.write_text("".join(f"{ord(c):X}\t{ord(c.lower()):X}\n" for c in string.ascii_uppercase))
     sentencepiece.SentencePieceTrainer.train(
@@ -108,12 +119,10 @@ def write_tokenizer(folder: pathlib.Path, captions: Sequence[str]) -> int:
     )
     seeds.unlink()
     lower.unlink()
-    (folder / "spiece.model").write_bytes(model.getvalue())
-    fast = transformers.T5TokenizerFast.from_pretrained(str(folder), extra_ids=0).backend_tokenizer
-    (folder / "tokenizer.json").write_text(fast.to_str(pretty=True) + "\n", encoding="utf-8")
-    _write_json(folder / "tokenizer_config.json", _CONFIG)
-    _write_json(folder / "special_tokens_map.json", _SPECIAL)
-    return fast.get_vocab_size()
+    made = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    made.trainer_spec.ClearField("seed_sentencepieces_file")
+    made.normalizer_spec.ClearField("normalization_rule_tsv")
+    return made.SerializeToString(deterministic=True)
 
 
 def _pieces(captions: Sequence[str]) -> list[tuple[str, int]]:
@@ -148,7 +157,7 @@ def _write_json(file: pathlib.Path, value: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0; 2 after one line about bad input, 130 after one about Ctrl-C."""
     try:
-        tyro.cli(Base, args=argv, prog="python -m lcv_jax.data.toy.base").run()
+        parse(Base, argv, prog="python -m lcv_jax.data.toy.base").run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

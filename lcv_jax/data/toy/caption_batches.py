@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from lcv_jax.data.text import Tokenizer
 from lcv_jax.data.toy.captions import LANGUAGES, parse, write
