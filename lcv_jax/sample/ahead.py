@@ -65,9 +65,10 @@ class Ahead:
         self._text(B, options.max_text_tokens)
         cache = None
         if request.condition is not None:
-            self._autoencoder("encode", (1, len(request.condition.frames), *planned.size, 3))
-            if request.condition.cached:
-                rows = 1 if options.posterior == "mode" else B
+            condition = request.condition
+            self._autoencoder("encode", (len(condition.frames), condition.length, *planned.size, 3))
+            if condition.cached:
+                rows = condition.rows(B, options.posterior)
                 cache = self._condition((rows, planned.num_cond, h, w, C), options.active_loras)
         noisy = T if cache is None else T - planned.num_cond
         self._step(

@@ -29,7 +29,7 @@ def plan(opened: Opened, request: Request) -> Plan:
     """Raises InputError for sizes, frames, steps, seeds and noise that do not suit the model or one another."""
     options, vae, B = request.options, opened.coder.config, len(request.prompts)
     size = options.pixel_size(request.like, opened.pixel_multiple)
-    frames = 0 if request.condition is None else len(request.condition.frames)
+    frames = 0 if request.condition is None else request.condition.length
     num_cond = vae.latent_frames(frames) if frames else 0  # raises unless 4n + 1
     height, width = (side // vae.spatial_factor for side in size)
     shape = (B, vae.latent_frames(options.num_frames), height, width, opened.dit.config.in_channels)
@@ -61,7 +61,7 @@ def run_bytes(opened: Opened, request: Request, plan: Plan) -> int:
         latents=(B, T - plan.num_cond if cached else T, h, w, C),
         passes=1 if plan.negatives is None else 2,
         cached=plan.num_cond if cached else 0,
-        cache_rows=1 if request.options.posterior == "mode" else B,
+        cache_rows=request.condition.rows(B, request.options.posterior) if cached else 1,
         text_tokens=request.options.max_text_tokens,
         # One at work and others on their way; the compiler for TPUs takes the room of 3.4, whatever the depth.
         cache_layers=4 if "kv_cache" in opened.offload else None,

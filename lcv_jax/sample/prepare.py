@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lcv_jax.data import images
 from lcv_jax.sample.denoise import Conditioning
@@ -45,12 +46,14 @@ def _noise(given: Any, plan: Plan) -> Array:
 
 
 def _encode(parts: Parts, condition: Condition, plan: Plan, posterior: str) -> Array:
-    """Normalised latents of the condition: (1, n, h, w, C) for the mode, one row for each seed otherwise."""
-    pixels = images.to_model(images.resize_lanczos(condition.frames, plan.size))
-    found = parts.posterior(pixels[None])
+    """Normalised latents of the condition (rows, n, h, w, C): of the mode those that differ, else one for each seed."""
+    pixels = np.stack([images.to_model(images.resize_lanczos(frames, plan.size)) for frames in condition.frames])
+    found = parts.posterior(pixels)
     if posterior == "mode":
         return parts.normalized(found.mode())
-    rows = [found.sample(key_of(seed, "posterior")) for seed in plan.seeds]
+    each = [jax.tree.map(lambda x, i=i: x[i : i + 1], found) for i in range(len(pixels))]
+    each *= len(plan.seeds) // len(each)
+    rows = [one.sample(key_of(seed, "posterior")) for one, seed in zip(each, plan.seeds, strict=True)]
     return parts.normalized(jnp.concatenate(rows))
 
 

@@ -18,11 +18,20 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """Frames that a video starts with. frames: uint8 (F, H, W, 3), of any size. cached: whether their keys and values
-    are computed once instead of at every step."""
+    """Frames that videos start with. frames: uint8 (n, F, H, W, 3), of any size, for all videos alike (n = 1) or for
+    each its own (n = B). cached: whether their keys and values are computed once instead of at every step."""
 
     frames: np.ndarray
     cached: bool
+
+    @property
+    def length(self) -> int:
+        """F."""
+        return self.frames.shape[1]
+
+    def rows(self, B: int, posterior: str) -> int:
+        """Latents that differ: drawn from the posterior, every video has its own."""
+        return len(self.frames) if posterior == "mode" else B
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +56,7 @@ def image_to_video(image: Any, prompt: str | Sequence[str], options: Options) ->
     if len(frames) != 1:
         raise InputError(f"{len(frames)} frames given as an image: expected one picture")
     # Officially without a cache: its frame then takes part in the guidance projection.
-    condition = Condition(frames, cached=False)
+    condition = Condition(frames[None], cached=False)
     return Request(_prompts(prompt), options, _kind(options, Kind.BASE), frames.shape[1:3], condition)
 
 
@@ -73,7 +82,7 @@ def continuation(
     if enhance_hf and options.distilled:
         raise InputError("enhance_hf cannot be combined with the distilled schedule: leave one of them out")
     kind = _kind(options, Kind.BASE if enhance_hf is False else Kind.ENHANCE_HF)
-    return Request(_prompts(prompt), options, kind, frames.shape[1:3], Condition(frames[-count:], kv_cache))
+    return Request(_prompts(prompt), options, kind, frames.shape[1:3], Condition(frames[None, -count:], kv_cache))
 
 
 def filled_up(request: Request, devices: int) -> Request:
@@ -89,9 +98,46 @@ def filled_up(request: Request, devices: int) -> Request:
     def more(values: Sequence[Any]) -> tuple[Any, ...]:
         return (*values, *(values[-1],) * missing)
 
-    latents = None if o.latents is None else np.concatenate([o.latents, *(np.asarray(o.latents)[-1:],) * missing])
+    def more_rows(array: Any) -> np.ndarray:
+        return np.concatenate([array, *(np.asarray(array)[-1:],) * missing])
+
+    latents, condition = None if o.latents is None else more_rows(o.latents), request.condition
+    if condition is not None and len(condition.frames) > 1:
+        condition = dataclasses.replace(condition, frames=more_rows(condition.frames))
     rows = {"seed": more(o.seeds(B)), "negative_prompt": more(o.negative_prompts(B)), "latents": latents}
-    return dataclasses.replace(request, prompts=more(request.prompts), options=dataclasses.replace(o, **rows))
+    options = dataclasses.replace(o, **rows)
+    return dataclasses.replace(request, prompts=more(request.prompts), options=options, condition=condition)
+
+
+def together(requests: Sequence[Request]) -> Request:
+    """Requests as one batch, in which each video keeps its prompts, its seed and its condition.
+
+    Raises InputError on none, on initial noise, and on requests that differ in anything else.
+    """
+    if not requests or any(r.options.latents is not None for r in requests):
+        raise InputError(
+            f"{len(requests)} requests to run together: expected at least one, and seeds instead of latents"
+        )
+    if len(set(map(_common, requests))) > 1:
+        raise InputError(
+            "requests to run together differ in size, options or condition: expected requests that are alike"
+        )
+    each = [(r, len(r.prompts)) for r in requests]
+    condition = requests[0].condition
+    if condition is not None:
+        rows = [np.broadcast_to(r.condition.frames, (n, *condition.frames.shape[1:])) for r, n in each]
+        condition = dataclasses.replace(condition, frames=np.concatenate(rows))
+    seeds = [seed for r, n in each for seed in r.options.seeds(n)]
+    negatives = [text for r, n in each for text in r.options.negative_prompts(n)]
+    options = dataclasses.replace(requests[0].options, seed=seeds, negative_prompt=negatives)
+    prompts = tuple(prompt for r in requests for prompt in r.prompts)
+    return dataclasses.replace(requests[0], prompts=prompts, options=options, condition=condition)
+
+
+def _common(r: Request) -> tuple[Any, ...]:
+    """What requests that run together have in common."""
+    condition = r.condition and (r.condition.cached, r.condition.frames.shape[1:])
+    return r.kind, r.like, dataclasses.replace(r.options, seed=0, negative_prompt=""), condition
 
 
 def _kind(options: Options, otherwise: Kind) -> Kind:
