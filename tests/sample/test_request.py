@@ -40,10 +40,10 @@ def test_what_is_joined():
 
 
 def test_conditions_are_filled_up_for_a_mesh():
-    filled = filled_up(together([asked(1), asked(2), asked(3)]), 8)
+    filled = filled_up(together([asked(1), asked(2), asked(3)]), 4)
     assert filled.prompts == ("1", "2", "3", "3")
     np.testing.assert_array_equal(filled.condition.frames[3], clip(3))
-    alike = filled_up(dataclasses.replace(asked(1), prompts=("a", "b", "c")), 8)
+    alike = filled_up(dataclasses.replace(asked(1), prompts=("a", "b", "c")), 4)
     assert alike.condition.frames.shape[0] == 1
 
 

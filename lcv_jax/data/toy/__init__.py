@@ -8,8 +8,8 @@ from lcv_jax.data.toy.captions import LANGUAGES, parse, write_captions
 from lcv_jax.data.toy.drawing import Rendered, render
 from lcv_jax.data.toy.facts import COLOURS, MOTIONS, PATTERNS, SHAPES, TONES, Facts, Ground, Object, sample
 from lcv_jax.data.toy.reading import Reading, Seen, judge
-from lcv_jax.data.toy.scoring import compare, score, score_batch
-from lcv_jax.data.toy.sheet import contact_sheet
+from lcv_jax.data.toy.scoring import colour_error, compare, score, score_batch
+from lcv_jax.data.toy.sheet import Note, contact_sheet
 from lcv_jax.data.toy.source import SPLITS, Form, ToySource, split_of
 
 __all__ = [
@@ -23,11 +23,13 @@ __all__ = [
     "Facts",
     "Form",
     "Ground",
+    "Note",
     "Object",
     "Reading",
     "Rendered",
     "Seen",
     "ToySource",
+    "colour_error",
     "compare",
     "contact_sheet",
     "judge",

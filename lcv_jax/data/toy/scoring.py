@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.optimize
 
-from lcv_jax.data.toy.facts import Facts
+from lcv_jax.data.images import as_frames
+from lcv_jax.data.toy.facts import COLOURS, Facts
 from lcv_jax.data.toy.reading import Reading, judge
 from lcv_jax.errors import InputError
 
@@ -21,6 +22,22 @@ def score(frames: np.ndarray, facts: Facts) -> dict[str, float]:
     objects over the larger. All are 1 if and only if the objects are as asked for. With `parse`, scores captions.
     """
     return compare(judge(frames), facts)
+
+
+def colour_error(frames: np.ndarray, facts: Facts) -> float:
+    """How far the objects' colours are from those asked for: mean absolute error in levels, 0 to 255.
+
+    frames: as for `score`. An object's colour is the median of its inner pixels, averaged over the frames. Each of the
+    facts' objects is compared with one of the clip, channel by channel, by the assignment of least error. One that is
+    not seen counts with the median colour of the whole clip, its ground's: what fades away is an error, not a gap.
+    """
+    frames = as_frames(frames)
+    wanted = np.array([COLOURS[each.colour] for each in facts.objects], np.float32)
+    seen = [each.rgb for each in judge(frames).objects]
+    ground = np.median(frames.reshape(-1, 3), axis=0)
+    found = np.array([*seen, *[ground] * (len(wanted) - len(seen))], np.float32)
+    errors = np.abs(wanted[:, None] - found).mean(axis=-1)
+    return float(errors[scipy.optimize.linear_sum_assignment(errors)].mean())
 
 
 def score_batch(clips: Sequence[np.ndarray], facts: Sequence[Facts]) -> dict[str, np.ndarray]:
