@@ -117,16 +117,15 @@ def test_width_of_heads_may_differ_from_the_model():
     assert shapes["block"]["attention"]["o"]["kernel"].shape == (2, 15, 12)
 
 
-def test_untrained_weights_are_those_of_t5():
-    """Standard deviations, and so logits of variance 1 without scaling."""
+def test_untrained_weights_keep_the_size_of_what_they_multiply():
+    """Standard deviations, and so logits of variance 1 without scaling; the bias is as large as they are."""
     config = UMT5Config(vocab_size=300, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=8)
     model = UMT5Encoder(config, FLOAT32)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool))["params"]
     attention, ffn = params["block"]["attention"], params["block"]["ffn"]
-    bias = attention["relative_attention_bias"]["embedding"]
     for weights, variance in (
         (params["shared"]["embedding"], 1),
-        (bias, 1 / 64),
+        (attention["relative_attention_bias"]["embedding"], 1),
         (attention["q"]["kernel"], 1 / (64 * 16)),
         (attention["k"]["kernel"], 1 / 64),
         (attention["v"]["kernel"], 1 / 64),
