@@ -5,12 +5,12 @@ from typing import Literal
 
 import pytest
 
-from lcv_jax import eval as evaluation
 from lcv_jax.checkpoint import __main__ as checkpoint
 from lcv_jax.command_line import parse
 from lcv_jax.data import cache
 from lcv_jax.data.toy import __main__ as toy
 from lcv_jax.errors import InputError
+from lcv_jax.eval import __main__ as evaluation
 from lcv_jax.parallel import __main__ as parallel
 from lcv_jax.sample import cli as sample
 from lcv_jax.train import cli as train

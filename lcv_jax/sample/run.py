@@ -71,24 +71,27 @@ def _request(task: Common, jobs: Sequence[Job], options: Options, source: np.nda
     return task.request(source, [job.prompt for job in jobs], dataclasses.replace(options, **rows))
 
 
-def _writable(cache: pathlib.Path) -> bool:
-    """Whether compiled programs can be kept there; if not, says so."""
+def keep_compiled(folder: str) -> bool:
+    """Has JAX keep compiled programs in the folder, for this run and later ones; "" is nowhere. Returns whether it can;
+    a folder that cannot be written is told."""
+    if not folder:
+        return False
+    cache = pathlib.Path(folder).expanduser()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()
     except OSError as error:
         logger.warning("--compile-cache %s: cannot be written (%s): programs are compiled anew", cache, error)
         return False
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    # The small programs between the large ones are many.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return True
 
 
 def open_checkpoint(task: Common) -> Opened:
     """The task's checkpoint without its weights."""
-    if task.compile_cache and _writable(cache := pathlib.Path(task.compile_cache).expanduser()):
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        # The small programs between the large ones are many.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    elif task.compile_only:
+    if not keep_compiled(task.compile_cache) and task.compile_only:
         raise InputError("--compile-only needs a place for what it compiles: give --compile-cache a folder to write to")
     tiling = None if task.vae_tile is None else Tiling(task.vae_tile, overlap=task.vae_tile // 2)
     kept = {"weights": task.weights, "offload": task.offload}

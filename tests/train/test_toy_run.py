@@ -9,13 +9,13 @@ import pytest
 
 import caches
 import training
-from lcv_jax import eval as evaluation
 from lcv_jax.checkpoint import __main__ as checkpoints
 from lcv_jax.data.cache import Cache
 from lcv_jax.data.loader import Settings
 from lcv_jax.data.shards import Dataset
 from lcv_jax.data.video import read_metadata, read_video
 from lcv_jax.errors import InputError
+from lcv_jax.eval import __main__ as evaluation
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import TRAINING
