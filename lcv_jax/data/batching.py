@@ -7,13 +7,17 @@ no record is left out. Which stream comes next is decided by exact shares (`Turn
 
 import dataclasses
 import functools
+import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from lcv_jax.data.shards import Form
 from lcv_jax.errors import InputError
+
+_ENDLESS = 2**40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,3 +145,37 @@ class Turns:
         chosen = int(np.argmin(due))
         self.counts[chosen] += 1
         return chosen
+
+
+class Order:
+    """The run's batches behind a position, by number, for Grain's threads, which ask for each of them once.
+
+    counts: how many batches each stream has given: the position. read: makes batch `number` of a stream, the run's
+    batch `at`; after: the position behind it, by the streams' names.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        counts: Sequence[int],
+        read: Callable[[Stream, int, int, Mapping[str, int]], Any],
+    ):
+        self._streams, self._read, self._start = streams, read, sum(counts)
+        self._turns = Turns([stream.share for stream in streams], counts)
+        self._lock, self._decided, self._next = threading.Lock(), {}, 0
+        self.position = self._named()
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, index: int) -> Any:
+        with self._lock:
+            while self._next <= index:
+                stream = self._turns.next()
+                self._decided[self._next] = stream, int(self._turns.counts[stream]) - 1, self._named()
+                self._next += 1
+            stream, number, after = self._decided.pop(index)
+        return self._read(self._streams[stream], number, self._start + index, after)
+
+    def _named(self) -> dict[str, int]:
+        return {s.name: int(n) for s, n in zip(self._streams, self._turns.counts, strict=True)}

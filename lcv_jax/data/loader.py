@@ -7,7 +7,6 @@ cost more in copies than the reading does (Grain runs the threads).
 
 import dataclasses
 import logging
-import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -15,14 +14,13 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from lcv_jax.data.batching import Stream, Tasks, Turns, batch_size, generator, streams
+from lcv_jax.data.batching import Order, Stream, Tasks, batch_size, generator, streams
 from lcv_jax.data.records import Record, RecordError
 from lcv_jax.data.shards import DEVIATIONS, LATENTS, TEXT, Encoding, Form
 from lcv_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_ENDLESS = 2**40
 _ATTEMPTS = 16  # records tried in place of a damaged one
 _TASK, _SAMPLE, _INSTEAD = 0, 1, 2  # what random numbers are for
 EMPTY = "empty"
@@ -173,7 +171,7 @@ class Loader:
         return [(s, *choice) for s in self.streams for choice in self.settings.tasks.choices(s.form[0])]
 
     def _begin(self, counts: Sequence[int]) -> None:
-        source = _Batches(self, counts)
+        source = Order(self.streams, counts, self.read)
         self._position = source.position
         self._iterator = iter(grain.MapDataset.source(source).to_iter_dataset(self._options))
 
@@ -231,31 +229,6 @@ class Loader:
         shares = np.cumsum([weights[name] for name in names])
         at = int(np.searchsorted(shares, uniform * shares[-1], side="right"))
         return record.arrays[TEXT + names[min(at, len(names) - 1)]][: self.settings.text_tokens]
-
-
-class _Batches:
-    """The run's batches behind a position, by number, for Grain's threads; each is asked for once."""
-
-    def __init__(self, loader: Loader, counts: Sequence[int]):
-        self._loader, self._start = loader, sum(counts)
-        self._turns = Turns([stream.share for stream in loader.streams], counts)
-        self._lock, self._decided, self._next = threading.Lock(), {}, 0
-        self.position = self._named()
-
-    def __len__(self) -> int:
-        return _ENDLESS
-
-    def __getitem__(self, index: int) -> HostBatch:
-        with self._lock:
-            while self._next <= index:
-                stream = self._turns.next()
-                self._decided[self._next] = stream, int(self._turns.counts[stream]) - 1, self._named()
-                self._next += 1
-            stream, number, after = self._decided.pop(index)
-        return self._loader.read(self._loader.streams[stream], number, self._start + index, after)
-
-    def _named(self) -> dict[str, int]:
-        return {s.name: int(n) for s, n in zip(self._loader.streams, self._turns.counts, strict=True)}
 
 
 def _check_alike(datasets: Sequence[Samples], settings: Settings) -> None:

@@ -137,11 +137,12 @@ def open_toy(place: str, forms: Sequence[str], seed: int, split: str, objects: S
         raise InputError(f"--source {place}: expected toy:COUNT, a number of clips")
     if not forms:
         raise InputError(f"--source {place}: no --forms, expected some such as 64x64x13 64x64x1@0.5")
-    made = tuple(_form(text) for text in forms)
+    made = tuple(parse_form(text) for text in forms)
     return Toy(f"{place} {' '.join(forms)} {split}", ToySource(int(count), seed, made, tuple(objects), split))
 
 
-def _form(text: str) -> Form:
+def parse_form(text: str) -> Form:
+    """Of "64x64x13", or with a weight "64x64x13@0.5"."""
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)(?:@(\d*\.?\d+))?", text)
     if not match:
         raise InputError(f"--forms {text!r}: expected HEIGHTxWIDTHxFRAMES, and @WEIGHT if it shall have one")

@@ -14,13 +14,13 @@ from lcv_jax.flow.schedule import shifted
 
 Array = jax.Array
 SHIFT_TOKENS = 256
-"""Noisy tokens at which nothing is shifted: an image of 256 x 256 pixels."""
+"""Noisy tokens at which nothing is shifted: an image of 256 x 256 pixels of the published model."""
 _EDGE = 1e-7  # from 0 and 1, where the weight is 0 and its formula is not a number
 
 
-def token_shift(noisy_tokens: int) -> float:
-    """s = sqrt(noisy tokens / 256): 1 for a 256p image, 12.1 for 480 x 832 x 93 frames."""
-    return math.sqrt(noisy_tokens / SHIFT_TOKENS)
+def token_shift(noisy_tokens: int, unshifted: int = SHIFT_TOKENS) -> float:
+    """s = sqrt(noisy tokens / unshifted): for 256 it is 1 for a 256p image, 12.1 for 480 x 832 x 93 frames."""
+    return math.sqrt(noisy_tokens / unshifted)
 
 
 def level(u: Array, shift: float) -> Array:

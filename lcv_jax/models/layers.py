@@ -29,6 +29,7 @@ class Dense(nn.Module):
     param_dtype: jnp.dtype
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -41,7 +42,7 @@ class Dense(nn.Module):
         if self.has_variable("params", KERNEL_SCALE):
             y = (y.astype(jnp.float32) * self.get_variable("params", KERNEL_SCALE)).astype(self.dtype)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
+            bias = self.param("bias", self.bias_init, features, self.param_dtype)
             y = y + spread(bias, y)
         if self.has_variable("lora", "adapters"):
             adapters = self.get_variable("lora", "adapters")

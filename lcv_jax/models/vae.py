@@ -83,7 +83,7 @@ class WanVAE(nn.Module):
         width = self.config.z_dim
         self.encoder = Encoder(self.config, self.precision, self.near)
         self.decoder = Decoder(self.config, self.precision, self.near)
-        self.quant_conv = dense(2 * width, self.precision)
+        self.quant_conv = dense(2 * width, self.precision, bias_init=_sure)
         self.post_quant_conv = dense(width, self.precision)
 
     def __call__(self, video: jax.Array) -> jax.Array:
@@ -131,13 +131,24 @@ class WanVAE(nn.Module):
 
     def decode_fine(self, features: jax.Array) -> jax.Array:
         """Features -> video. A pixel sees only its vicinity."""
+        return jnp.clip(self._pixels(features), -1.0, 1.0)
+
+    def decode_unclamped(self, z: jax.Array) -> jax.Array:
+        """`decode` without the clamp, for training: what is clamped has no gradient."""
+        return self._pixels(self.decode_coarse(z))
+
+    def _pixels(self, features: jax.Array) -> jax.Array:
         with self.precision.products():
-            pixels = self.decoder.fine(features.astype(self.precision.compute))
-        return jnp.clip(pixels.astype(self.precision.output), -1.0, 1.0)
+            return self.decoder.fine(features.astype(self.precision.compute)).astype(self.precision.output)
 
     def _begins(self) -> bool:
         """Whether the first frame given is the video's first."""
         return self.near.begins and not self.variables.get(STREAM)
+
+
+def _sure(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Of untrained weights: means of 0, and deviations of an eighth, so that training begins with little noise."""
+    return jnp.full(shape, 2 * jnp.log(1 / 8), dtype).at[: shape[0] // 2].set(0)
 
 
 def check_shape(config: VAEConfig, method: Method, shape: tuple[int, ...]) -> None:

@@ -58,6 +58,12 @@ class VAEConfig:
             published.expect(numbers, where, name, value, f"{self.z_dim} finite numbers, one per latent channel")
         published.expect(min(self.latents_std) > 0, where, "latents_std", self.latents_std, "positive numbers")
 
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads, with all published fields."""
+        own = {_RENAMED.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        derived = dict(zip(_DERIVED, (self.spatial_factor, self.temporal_factor), strict=True))
+        return own | _FIXED | derived
+
     @property
     def spatial_factor(self) -> int:
         """Pixels per latent along height and width."""

@@ -14,6 +14,7 @@ from lcv_jax.ops import conv
 from lcv_jax.ops.neighbourhood import Neighbourhood, alone
 
 STREAM = "stream"
+_BRANCH_GAIN = 0.1  # of untrained residual branches: deep networks learn faster that begin near the identity
 _ATTENTION_SCORES = 2**26  # most attention scores held at once: 256 MB in float32
 
 
@@ -29,7 +30,7 @@ class Residual(nn.Module):
         y = nn.silu(RMSNorm(self.precision, name="norm1")(x))
         y = CausalConv(self.features, self.precision, self.near, name="conv1")(y)
         y = nn.silu(RMSNorm(self.precision, name="norm2")(y))
-        y = CausalConv(self.features, self.precision, self.near, name="conv2")(y)
+        y = CausalConv(self.features, self.precision, self.near, gain=_BRANCH_GAIN, name="conv2")(y)
         if x.shape[-1] != self.features:
             x = dense(self.features, self.precision, name="conv_shortcut")(x)
         return x + y
@@ -92,15 +93,16 @@ class Upsample(nn.Module):
 
 
 class CausalConv(nn.Module):
-    """A 3x3x3 convolution over the past two frames and this one."""
+    """A 3x3x3 convolution over the past two frames and this one. gain: of untrained weights."""
 
     features: int
     precision: Precision
     near: Neighbourhood = alone
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = weights(self, (3, 3, 3), x.shape[-1], self.features, self.precision)
+        kernel, bias = weights(self, (3, 3, 3), x.shape[-1], self.features, self.precision, self.gain)
         x, padding = self.near.around(x, conv.SAME)  # so what is kept has its neighbours' pixels already
         past = self.near.past(x, 2, kept(self))
         if x.shape[1] >= 2:
@@ -173,16 +175,17 @@ class Weights(nn.Module):
 
 
 def weights(
-    module: nn.Module, window: tuple[int, ...], inputs: int, features: int, precision: Precision
+    module: nn.Module, window: tuple[int, ...], inputs: int, features: int, precision: Precision, gain: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
-    """The kernel (*window, inputs, features) and bias of a module, in the compute dtype."""
-    kernel = module.param("kernel", nn.initializers.lecun_normal(), (*window, inputs, features), precision.param)
+    """The kernel (*window, inputs, features) and bias of a module, in the compute dtype. gain: of untrained kernels."""
+    init = nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+    kernel = module.param("kernel", init, (*window, inputs, features), precision.param)
     bias = module.param("bias", nn.initializers.zeros, (features,), precision.param)
     return kernel.astype(precision.compute), bias.astype(precision.compute)
 
 
-def dense(features: int, precision: Precision, name: str | None = None) -> Dense:
-    return Dense(features, dtype=precision.compute, param_dtype=precision.param, name=name)
+def dense(features: int, precision: Precision, name: str | None = None, **init: nn.initializers.Initializer) -> Dense:
+    return Dense(features, dtype=precision.compute, param_dtype=precision.param, name=name, **init)
 
 
 def kept(module: nn.Module) -> jax.Array | None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lcv_jax.errors import InputError
 from lcv_jax.flow.loss import velocity_error
-from lcv_jax.flow.noise_levels import level, loss_weight, token_shift
+from lcv_jax.flow.noise_levels import SHIFT_TOKENS, level, loss_weight, token_shift
 from lcv_jax.flow.path import noised
 from lcv_jax.models.dit import DiT
 from lcv_jax.models.umt5 import TextStates
@@ -90,19 +90,23 @@ class Pretrain:
     """The objective as a value.
 
     model: with float32 parameters and any compute dtype. text_dropout: share of samples that see the empty prompt, for
-    guidance. bins: equal parts of [0, 1] in which the error is reported by its noise level.
+    guidance. bins: equal parts of [0, 1] in which the error is reported by its noise level. shift_tokens: noisy tokens
+    at which levels are not shifted (flow/noise_levels.py).
     """
 
     model: DiT
     text_dropout: float = 0.1
     condition_noise: ConditionNoise = ConditionNoise()
     bins: int = 10
+    shift_tokens: int = SHIFT_TOKENS
 
     def __post_init__(self):
         if not 0 <= self.text_dropout <= 1:
             raise InputError(f"pretraining, text_dropout={self.text_dropout}: expected a number from 0 to 1")
         if self.bins < 1:
             raise InputError(f"pretraining, bins={self.bins}: expected at least 1")
+        if self.shift_tokens < 1:
+            raise InputError(f"pretraining, shift_tokens={self.shift_tokens}: expected at least 1")
 
     def __call__(self, trees: Trees, batch: Batch, keys: Array) -> tuple[Array, Metrics]:
         """See `objective.Objective`. Reads trees.params, trees.lora and the prompt "empty"."""
@@ -112,7 +116,7 @@ class Pretrain:
         """The batch's randomness, each sample from its own key."""
         _, T, h, w, _ = batch.latents.shape
         _, p, q = self.model.config.patch_size
-        shift = token_shift((T - batch.num_cond) * (h // p) * (w // q))
+        shift = token_shift((T - batch.num_cond) * (h // p) * (w // q), self.shift_tokens)
         one = functools.partial(self._draw_one, shape=batch.latents.shape[1:], num_cond=batch.num_cond, shift=shift)
         return jax.vmap(one)(keys)
 

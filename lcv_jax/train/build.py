@@ -1,4 +1,4 @@
-"""Puts a run together from its config: mesh, model, state, step and data; the place where an objective is chosen."""
+"""Puts a run of the transformer together from its config: mesh, model, state, step and data."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcv_jax.checkpoint import layout
+from lcv_jax.checkpoint import hub, layout
 from lcv_jax.data.loader import EMPTY, Loader, Samples
 from lcv_jax.data.records import DTYPES
 from lcv_jax.data.shards import Dataset
@@ -28,39 +28,32 @@ from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import TRAINING
 from lcv_jax.sample.encoders import NAMES, Encoders, fingerprint
 from lcv_jax.train.config import TrainConfig
-from lcv_jax.train.feed import Feed, abstract_batch, check_divides, rows_of
+from lcv_jax.train.feed import Feed, abstract_batch, check_divides, latents_batch, rows_of
 from lcv_jax.train.live import LiveToy, is_live
 from lcv_jax.train.programs import Kind
-from lcv_jax.train.state import TrainState, abstract_state, create, state_shardings
-from lcv_jax.train.step import Step, jitted, make_step
-from lcv_jax.train.weights import read_dit
+from lcv_jax.train.state import TrainState
+from lcv_jax.train.training import Training, assembled, keys
+from lcv_jax.train.weights import read_model
 
 Tree = Any
 ADAPTER = "trained"
 """Name of the LoRA that a run trains, among active ones."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Training:
-    """A run that is ready but for its weights. placement: the mesh. model: the DiT on it. objective: what is minimised.
-    abstract: the state's shapes and shardings. step: jitted. feed: the data. kinds: of batches that will come."""
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class DiTTraining(Training):
+    """model: the DiT on the mesh."""
 
     config: TrainConfig
-    placement: MeshPlacement
     model: DiT
-    objective: Pretrain
-    abstract: TrainState
-    step: Step
-    feed: Feed
-    kinds: tuple[Kind, ...]
 
     @classmethod
-    def of(cls, config: TrainConfig) -> "Training":
+    def of(cls, config: TrainConfig) -> "DiTTraining":
         """Opens the data, and checks all that can be without weights. Raises InputError."""
+        _check(config)
         placement = MeshPlacement(MeshConfig.parse(config.mesh).make(), TRAINING)
         datasets = open_data(config)
         model = make_model(config, placement)
-        objective = Pretrain(model, config.text_dropout, config.condition_noise, config.bins)
         data = config.data
         loader = Loader(
             datasets,
@@ -71,41 +64,26 @@ class Training:
             threads=data.threads,
             ahead=data.ahead,
         )
-        optimizer = config.optimizer.make()
-        shapes, shardings = _trained(config, placement)
-        start = functools.partial(_create, config, optimizer)
-        abstract = jax.eval_shape(start, shapes)
-        where = state_shardings(abstract, shardings, optimizer)
-        step = make_step(
-            objective,
-            optimizer,
-            trained="params" if config.lora is None else "lora",
-            accumulate=config.accumulate,
-            ema_decay=config.ema_decay or 0.0,
-            shardings=shardings,
-        )
+        objective = Pretrain(model, config.text_dropout, config.condition_noise, config.bins, config.shift_tokens)
+        trained = "params" if config.lora is None else "lora"
         return cls(
-            config=config,
+            **assembled(config, objective, *_trained(config, placement), trained),
             placement=placement,
             model=model,
-            objective=objective,
-            abstract=abstract_state(abstract, where),
-            step=jitted(step, where),
-            feed=Feed(loader, placement),
+            feed=Feed(loader, placement, latents_batch),
             kinds=_kinds(config, loader, datasets, placement),
+            streams=loader.streams,
         )
 
     def start(self) -> TrainState:
-        """The state before the first step, made or read on its shards."""
-        config, shardings = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        begin = functools.partial(_create, config, config.optimizer.make())
+        config = self.config
         if config.init is not None and config.lora is None:
-            params = read_dit(config.init, config.model, self.abstract.trained)
-            return jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
-        return jax.jit(lambda key: begin(_untrained(config, key)), out_shardings=shardings)(_keys(config.seed)[0])
+            params = read_model(config.init, config.model, self.abstract.trained)
+            return self.created(lambda tree: tree, params, donate_argnums=0)
+        return self.created(functools.partial(_untrained, config), keys(config.seed)[0])
 
     def given(self) -> Trees:
-        """What is not trained: the empty prompt, and under a LoRA the model, in the dtype of computation."""
+        """The empty prompt, and under a LoRA the model, in the dtype of computation."""
         states = self.feed.loader.empty
         put = self.placement.put
         prompts = {}
@@ -117,12 +95,21 @@ class Training:
         shapes = zoo.abstract_params(self.config.model, precision)
         where = self.placement.params(self.config.model, shapes)
         abstract = jax.tree.map(_placed, shapes, where)
-        return Trees(params=read_dit(self.config.init, self.config.model, abstract), prompts=prompts)
+        return Trees(params=read_model(self.config.init, self.config.model, abstract), prompts=prompts)
 
     def trees(self, state: TrainState, given: Trees, *, ema: bool = True) -> Trees:
         """All trees that the objective reads, with the running mean of what is trained if there is one."""
         tree = state.ema if ema and state.ema is not None else state.trained
         return dataclasses.replace(given, **{"params" if self.config.lora is None else "lora": tree})
+
+
+def _check(config: TrainConfig) -> None:
+    """What can be refused before anything is opened."""
+    s = config.samples
+    if s.every and (config.checkpoint is None or not s.prompts):
+        raise InputError("samples.every is set: expected a checkpoint with the encoders, and samples.prompts, as well")
+    if config.checkpoint is not None:
+        hub.resolve(config.checkpoint)
 
 
 def open_data(config: TrainConfig) -> list[Samples]:
@@ -186,15 +173,6 @@ def make_model(config: TrainConfig, placement: MeshPlacement) -> DiT:
         attention = placement.attention(BlockSparseAttention(block, block, config.attention.sparsity))
     precision = dataclasses.replace(precision_of(config), param=jnp.dtype("float32"))
     return DiT(config.model, precision, attention, dense, placement, config.remat)
-
-
-def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
-    """For the first weights, and for the run."""
-    return tuple(jax.random.split(jax.random.key(seed)))
-
-
-def _create(config: TrainConfig, optimizer: Any, trained: Tree) -> TrainState:
-    return create(trained, optimizer, _keys(config.seed)[1], ema=config.ema_decay is not None)
 
 
 def _untrained(config: TrainConfig, key: jax.Array) -> Tree:

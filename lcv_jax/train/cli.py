@@ -44,6 +44,7 @@ def _run(recipe: str, args: Sequence[str]) -> None:
     from lcv_jax.train.config import read_recipe
 
     config, about = read_recipe(recipe)
+    kind = type(config)
 
     @dataclasses.dataclass(frozen=True)
     class Command:
@@ -51,7 +52,7 @@ def _run(recipe: str, args: Sequence[str]) -> None:
 
         out: str
         """Folder of the run; one that is there already is continued."""
-        config: Annotated[type(config), tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+        config: Annotated[kind, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
         dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Open everything, print the plan, and stop."""
         profile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

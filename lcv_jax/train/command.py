@@ -9,19 +9,19 @@ from collections.abc import Callable
 
 import jax
 
-from lcv_jax.checkpoint import hub
-from lcv_jax.errors import InputError
 from lcv_jax.objectives.objective import Trees
 from lcv_jax.parallel import processes
 from lcv_jax.parallel.plan_devices import DEVICES
 from lcv_jax.train import samples
-from lcv_jax.train.build import Training
+from lcv_jax.train.build import DiTTraining
 from lcv_jax.train.checkpoint import Checkpoints
-from lcv_jax.train.config import TrainConfig, keep
+from lcv_jax.train.config import RunConfig, TextTrainConfig, TrainConfig, VAETrainConfig, keep
+from lcv_jax.train.encoders import TextTraining, VAETraining
 from lcv_jax.train.loop import End, Schedule, resume, run
 from lcv_jax.train.programs import Kind, Programs, Work
 from lcv_jax.train.report import Report, check_wandb
 from lcv_jax.train.state import TrainState
+from lcv_jax.train.training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +29,15 @@ PROFILE = "profile"
 _PROFILED = range(3, 6)  # steps of this process that are traced, when the first ones have warmed up
 
 
-def train(config: TrainConfig, out: str, *, profile: bool = False, wandb: str | None = None) -> tuple[int, End]:
+def train(config: RunConfig, out: str, *, profile: bool = False, wandb: str | None = None) -> tuple[int, End]:
     """Trains until config.steps, or until SIGTERM; continues what is in `out`. Returns the last step and why it ended.
 
     out: local folder; gets checkpoints/STEP, metrics.jsonl, config.json, tensorboard/, samples/, profile/.
     """
     folder = pathlib.Path(out)
-    _check(config, wandb)
-    training = Training.of(config)
+    if wandb is not None:
+        check_wandb()
+    training = training_of(config)
     logger.info("%s", plan(training))
     with Checkpoints(folder, keep=config.keep) as checkpoints:
         newest = checkpoints.newest
@@ -65,25 +66,22 @@ def plan(training: Training) -> str:
     """A few lines about a run before it begins."""
     config = training.config
     trained = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(training.abstract.trained))
-    what = "parameters" if config.lora is None else f"parameters of a LoRA of rank {config.lora.rank}"
+    what = "parameters"
+    if isinstance(config, TrainConfig) and config.lora is not None:
+        what = f"parameters of a LoRA of rank {config.lora.rank}"
     mesh = ", ".join(f"{axis}={size}" for axis, size in training.placement.mesh.shape.items())
     lines = [f"{trained:,} {what} trained; mesh {mesh}; {config.steps:,} steps; batches:"]
-    shares = {stream.name: stream.share for stream in training.feed.loader.streams}
+    shares = {stream.name: stream.share for stream in training.streams}
     lines += [f"  {kind.name}: {kind.tokens:,} tokens" for kind in training.kinds]
     forms = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
     lines.append(f"  shares of the batches by dataset and form: {forms}")
     return "\n".join(lines)
 
 
-def _check(config: TrainConfig, wandb: str | None) -> None:
-    """What can be refused before anything is opened."""
-    s = config.samples
-    if s.every and (config.checkpoint is None or not s.prompts):
-        raise InputError("samples.every is set: expected a checkpoint with the encoders, and samples.prompts, as well")
-    if config.checkpoint is not None:
-        hub.resolve(config.checkpoint)
-    if wandb is not None:
-        check_wandb()
+def training_of(config: RunConfig) -> Training:
+    """The run of a config, opened and checked. Raises InputError."""
+    kinds = {TrainConfig: DiTTraining, VAETrainConfig: VAETraining, TextTrainConfig: TextTraining}
+    return kinds[type(config)].of(config)
 
 
 def _hooks(
@@ -98,8 +96,7 @@ def _hooks(
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
             logger.info("profile of steps %d to %d in %s", at - len(_PROFILED) + 1, at, folder / PROFILE)
-        every = training.config.samples.every
-        if every and at % every == 0:
+        if isinstance(training, DiTTraining) and samples.due(training.config, at):
             samples.write(folder, at, training, training.trees(state, given))
 
     return after

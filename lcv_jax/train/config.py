@@ -10,16 +10,22 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from lcv_jax.checkpoint import layout
+from lcv_jax.data.clip_batches import ClipSettings
 from lcv_jax.data.files import replacing
 from lcv_jax.data.loader import Settings
 from lcv_jax.errors import InputError
+from lcv_jax.flow.noise_levels import SHIFT_TOKENS
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.lora import LoRAConfig
 from lcv_jax.models.remat import Remat
+from lcv_jax.models.umt5_config import UMT5Config
+from lcv_jax.models.vae_config import VAEConfig
+from lcv_jax.objectives.autoencoder import Weights
 from lcv_jax.objectives.pretrain import ConditionNoise
-from lcv_jax.train.optimizer import AdamW
+from lcv_jax.train.optimizer import AdamW, Muon
 
 FILE = "config.json"
 
@@ -67,43 +73,87 @@ class SampleConfig:
     seed: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """A run. The command line has every field: --data.batches.tokens 65536, --optimizer.rate 5e-5.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every run has, whatever it trains. The command line has every field: --optimizer.rate 5e-5.
 
-    model: the DiT. data: see DataConfig. optimizer: see AdamW. steps: of the whole run. checkpoint: where the
-    autoencoder, text encoder, tokenizer and schedule are that belong to the data; samples and exports need it. init:
-    weights to begin with, of a checkpoint, or of a run's checkpoints/STEP, its running mean if it has one; None is an
-    untrained model. lora: train adapters of it instead of the model itself. attention: block sparse instead of
-    dense. accumulate: micro-batches of a step. ema_decay: None keeps no mean. remat: what blocks keep for the backward
-    pass. dtype: of computation, by default bfloat16, on a CPU float32; what is trained is float32.
+    optimizer: AdamW or Muon. steps: of the whole run. init: weights to begin with, of a checkpoint, or of a run's
+    checkpoints/STEP, its running mean if it has one; None is an untrained model. accumulate: micro-batches of a step.
+    ema_decay: None keeps no mean. dtype: of computation, by default bfloat16, on a CPU float32; what is trained is
+    float32.
     """
 
-    model: DiTConfig
-    data: DataConfig
-    optimizer: AdamW
+    trains: ClassVar[str]
+    """Which of a checkpoint's models."""
+    optimizer: AdamW | Muon
     steps: int
-    checkpoint: str | None = None
     init: str | None = None
-    lora: LoRAConfig | None = None
-    attention: SparseConfig | None = None
-    text_dropout: float = 0.1
-    condition_noise: ConditionNoise = dataclasses.field(default_factory=ConditionNoise)
-    bins: int = 10
     accumulate: int = 1
     ema_decay: float | None = 0.9999
-    remat: Remat = Remat.FULL
     dtype: Literal["bfloat16", "float32"] | None = None
     seed: int = 0
     save_every: int = 1000
     log_every: int = 10
     keep: int = 3
     mesh: str = "data=-1"
-    samples: SampleConfig = dataclasses.field(default_factory=SampleConfig)
 
     def to_json(self) -> dict[str, Any]:
         """Of JSON's types."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return {"trains": self.trains} | json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """A run that trains the transformer, or a LoRA of it.
+
+    model: the DiT. data: see DataConfig. checkpoint: where the autoencoder, text encoder, tokenizer and schedule are
+    that belong to the data; samples and exports need it. lora: train adapters of `init` instead of the model itself.
+    attention: block sparse instead of dense. shift_tokens: see Pretrain. remat: what blocks keep for the backward pass.
+    """
+
+    trains = "dit"
+    model: DiTConfig
+    data: DataConfig
+    checkpoint: str | None = None
+    lora: LoRAConfig | None = None
+    attention: SparseConfig | None = None
+    text_dropout: float = 0.1
+    condition_noise: ConditionNoise = dataclasses.field(default_factory=ConditionNoise)
+    shift_tokens: int = SHIFT_TOKENS
+    bins: int = 10
+    remat: Remat = Remat.FULL
+    samples: SampleConfig = dataclasses.field(default_factory=SampleConfig)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAETrainConfig(RunConfig):
+    """A run that trains an autoencoder. model: its latents_mean and latents_std are not looked at; an export measures
+    them. data: clips, and windows of them. weights: of the parts of the loss."""
+
+    trains = "vae"
+    model: VAEConfig
+    data: ClipSettings
+    weights: Weights = dataclasses.field(default_factory=Weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionSettings:
+    """Captions of the toy world, in all its languages. tokenizer: its folder. batch: captions of each, all hosts.
+    tokens: that they are padded to. seed: of all that is drawn."""
+
+    tokenizer: str
+    batch: int = 64
+    tokens: int = 48
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTrainConfig(RunConfig):
+    """A run that trains the toy world's text encoder. data: captions, and the tokenizer that reads them."""
+
+    trains = "text_encoder"
+    model: UMT5Config
+    data: CaptionSettings
 
 
 MAY_CHANGE = (
@@ -117,6 +167,7 @@ MAY_CHANGE = (
     "init",
     "samples",
     "data/paths",
+    "data/tokenizer",
     "data/fetched",
     "data/threads",
     "data/ahead",
@@ -126,8 +177,8 @@ MAY_CHANGE = (
 compared by their content (data/loader.py)."""
 
 
-def read_recipe(path: os.PathLike[str] | str) -> tuple[TrainConfig, str]:
-    """Runs a recipe, a Python file with a function `config() -> TrainConfig`; returns that and the file's docstring."""
+def read_recipe(path: os.PathLike[str] | str) -> tuple[RunConfig, str]:
+    """Runs a recipe, a Python file with a function `config() -> RunConfig`; returns that and the file's docstring."""
     path = pathlib.Path(path)
     if path.suffix != ".py" or not path.is_file():
         raise InputError(f"{path}: no such recipe: expected a Python file such as configs/toy.py")
@@ -140,12 +191,12 @@ def read_recipe(path: os.PathLike[str] | str) -> tuple[TrainConfig, str]:
         raise
     except Exception as error:  # a recipe is a program, and may do anything wrong
         raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
-    if not isinstance(made, TrainConfig):
-        raise InputError(f"{path}: config() gave {type(made).__name__}, expected a TrainConfig")
+    if not isinstance(made, RunConfig):
+        raise InputError(f"{path}: config() gave {type(made).__name__}, expected one of a run, such as a TrainConfig")
     return made, (module.__doc__ or "").strip()
 
 
-def keep(run: pathlib.Path, config: TrainConfig, *, resumed: bool) -> None:
+def keep(run: pathlib.Path, config: RunConfig, *, resumed: bool) -> None:
     """Writes the config into a run's folder. Raises InputError if a run that is resumed was begun with another, saying
     what changed."""
     file = run / FILE
@@ -170,8 +221,8 @@ def read_kept(run: pathlib.Path) -> dict[str, Any]:
         raise InputError(
             f"{run / FILE}: cannot be read ({error}); expected the config that the run began with"
         ) from error
-    if not isinstance(value, dict):
-        raise InputError(f"{run / FILE}: expected a JSON object")
+    if not isinstance(value, dict) or value.get("trains") not in layout.COMPONENTS:
+        raise InputError(f'{run / FILE}: expected a JSON object, and "trains" in it: {", ".join(layout.COMPONENTS)}')
     return value
 
 

@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +22,13 @@ from lcv_jax.models import zoo
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.lora import LoRAConfig, init_lora
 from lcv_jax.models.precision import FLOAT32
+from lcv_jax.models.umt5_config import UMT5Config
+from lcv_jax.train import encoders
 from lcv_jax.train.build import ADAPTER
 from lcv_jax.train.config import FILE, read_kept
 from lcv_jax.train.weights import read_trained
 
+Tree = Any
 DTYPES = ("bfloat16", "float32")
 
 
@@ -38,9 +43,10 @@ def export_run(
 ) -> int:
     """Writes what a run had trained at one of its checkpoints, RUN/checkpoints/STEP. Returns the number of tensors.
 
-    dst: a new folder for a whole checkpoint, whose other models are copied from `base`; of a LoRA a name that ends in
-    .safetensors. weights: "ema" or "trained", None is the mean if there is one. base: None is the run's own config's.
-    Host memory: the weights in `dtype`. Raises InputError; dst appears whole or not at all.
+    dst: a new folder. Of a transformer it becomes a whole checkpoint, whose other models are copied from `base`; of an
+    autoencoder or text encoder that model's folder, to be vae/ or text_encoder/ of a checkpoint; of a LoRA it is a name
+    that ends in .safetensors. weights: "ema" or "trained", None is the mean if there is one. base: None is the run's
+    own config's. Host memory: the weights in `dtype`. Raises InputError; dst appears whole or not at all.
     """
     step, dst = pathlib.Path(step).absolute(), pathlib.Path(dst)
     if dtype not in DTYPES:
@@ -49,6 +55,8 @@ def export_run(
         raise InputError(f"{dst}: exists already: expected a new name; choose another or delete it first")
     run = step.parents[1]
     kept = read_kept(run)
+    if kept["trains"] != "dit":
+        return _export_encoder(step, dst, kept, weights, dtype, max_shard_size)
     model = DiTConfig.from_json(kept["model"], where=f"{run / FILE}, model")
     if kept["lora"] is not None:
         return _export_lora(step, dst, model, LoRAConfig(**kept["lora"]), weights, dtype)
@@ -84,41 +92,76 @@ def _export_model(
     dtype: str,
     max_shard_size: int,
 ) -> int:
-    component = layout.COMPONENTS["dit"]
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), zoo.abstract_params(model, FLOAT32)
-    )
-    leaves = flatten(read_trained(step, abstract, weights))
-    places = {
-        name: (path, place)
-        for path, leaf in leaves.items()
-        for name, place in component.table.names(path, len(leaf) if leaf.ndim else None)
-    }
+    abstract = _rounded(zoo.abstract_params(model, FLOAT32), dtype)
+    params = read_trained(step, abstract, weights)
 
-    def read(name: str) -> np.ndarray:
-        path, place = places[name]
-        leaf = leaves[path] if place.layer is None else leaves[path][place.layer]
-        return np.ascontiguousarray(place.axes.official(leaf))
+    def write(aside: pathlib.Path) -> int:
+        _copy_others(base, aside)
+        return _write_model(aside / "dit", "dit", model, params, max_shard_size)
 
-    def info(name: str) -> TensorInfo:
-        path, place = places[name]
-        leaf = leaves[path]
-        shape = leaf.shape if place.layer is None else leaf.shape[1:]
-        return TensorInfo(place.axes.official_shape(shape), np.dtype(leaf.dtype))
+    return _appearing(dst, write)
 
+
+def _export_encoder(
+    step: pathlib.Path, dst: pathlib.Path, kept: Mapping[str, Any], weights: str | None, dtype: str, max_shard_size: int
+) -> int:
+    """dst: becomes the model's folder."""
+    kind = encoders.KINDS[kept["trains"]]
+    model, params = kind.exported(kept, functools.partial(read_trained, step, weights=weights))
+    params = jax.tree.map(lambda x: np.asarray(x).astype(jnp.dtype(dtype)), params)
+    return _appearing(dst, lambda aside: _write_model(aside, kept["trains"], model, params, max_shard_size))
+
+
+def _rounded(abstract: Tree, dtype: str) -> Tree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), abstract)
+
+
+def _appearing(dst: pathlib.Path, write: Callable[[pathlib.Path], int]) -> int:
+    """What `write` makes of a folder under another name, which is `dst` when it is done."""
     aside = dst.with_name(f"{dst.name}.tmp-{os.getpid()}")
     try:
-        _copy_others(base, aside)
-        (aside / component.name).mkdir()
-        told = {"_class_name": component.kind} | model.to_json()
-        (aside / component.name / "config.json").write_text(json.dumps(told, indent=2) + "\n")
-        write_shards(aside / component.name, component.stem, {n: info(n) for n in places}, read, max_shard_size)
+        aside.mkdir(parents=True)
+        tensors = write(aside)
         aside.rename(dst)
     except OSError as error:
         raise InputError(f"{dst}: cannot be written ({error}): make room, or choose another place") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    return tensors
+
+
+def _write_model(folder: pathlib.Path, name: str, model: zoo.ModelConfig, params: Tree, max_shard_size: int) -> int:
+    """One model in the published layout. Returns the number of tensors."""
+    component = layout.COMPONENTS[name]
+    leaves = flatten(params)
+    places = {
+        official: (path, place)
+        for path, leaf in leaves.items()
+        for official, place in component.table.names(path, len(leaf) if leaf.ndim else None)
+    }
+
+    def read(official: str) -> np.ndarray:
+        path, place = places[official]
+        leaf = leaves[path] if place.layer is None else leaves[path][place.layer]
+        return np.ascontiguousarray(place.axes.official(leaf))
+
+    def info(official: str) -> TensorInfo:
+        path, place = places[official]
+        leaf = leaves[path]
+        shape = leaf.shape if place.layer is None else leaf.shape[1:]
+        return TensorInfo(place.axes.official_shape(shape), np.dtype(leaf.dtype))
+
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(_told(component) | model.to_json(), indent=2) + "\n")
+    write_shards(folder, component.stem, {n: info(n) for n in places}, read, max_shard_size)
     return len(places)
+
+
+def _told(component: layout.Component) -> dict[str, Any]:
+    """Whose file a config.json is, as transformers writes it of the text encoder, and diffusers of the others."""
+    if component.config is UMT5Config:
+        return {"architectures": [component.kind]}
+    return {"_class_name": component.kind}
 
 
 def _copy_others(base: pathlib.Path, aside: pathlib.Path) -> None:

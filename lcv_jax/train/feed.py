@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from lcv_jax.data.batching import Stream
-from lcv_jax.data.loader import Loader
+from lcv_jax.data.loader import HostBatch
 from lcv_jax.errors import InputError
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.objectives.pretrain import Batch
@@ -29,15 +30,39 @@ def rows_of(placement: MeshPlacement) -> Callable[[int], Sequence[int]]:
     return rows
 
 
+class Rows(Protocol):
+    """This host's rows of a batch. size: samples over all hosts."""
+
+    size: int
+
+
+class HostLoader(Protocol):
+    """What gives them: an endless source whose position can be saved. damaged: samples that others stood for."""
+
+    damaged: int
+
+    def __next__(self) -> Rows: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+Put = Callable[[np.ndarray], jax.Array]
+"""Rows of this host (b, ...) onto the mesh, (size, ...) over all hosts."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """A source of batches for the loop (train/batches.py). damaged: how many records were, after each batch given."""
+    """A source of batches for the loop (train/batches.py). batch: makes one of a host's rows. damaged: how many samples
+    were, after each batch given."""
 
-    loader: Loader
+    loader: HostLoader
     placement: MeshPlacement
+    batch: Callable[[Any, Put], Any]
     damaged: collections.deque[int] = dataclasses.field(default_factory=collections.deque)
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         host = next(self.loader)
         self.damaged.append(self.loader.damaged)
         where = _sharding(self.placement, host.size)
@@ -49,7 +74,7 @@ class Feed:
 
             return jax.make_array_from_callback((host.size, *x.shape[1:]), where, part)
 
-        return Batch(put(host.latents), TextStates(put(host.states), put(host.mask)), host.num_cond)
+        return self.batch(host, put)
 
     def get_state(self) -> dict[str, Any]:
         return self.loader.get_state()
@@ -58,15 +83,20 @@ class Feed:
         self.loader.set_state(state)
 
 
+def latents_batch(host: HostBatch, put: Put) -> Batch:
+    return Batch(put(host.latents), TextStates(put(host.states), put(host.mask)), host.num_cond)
+
+
+def rows_like(placement: MeshPlacement, size: int, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """Shape and sharding of `size` samples, (size, *shape)."""
+    return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=_sharding(placement, size))
+
+
 def abstract_batch(
     stream: Stream, num_cond: int, channels: int, text: jax.ShapeDtypeStruct, placement: MeshPlacement
 ) -> Batch:
     """Shapes and shardings of a stream's batches. channels: of latents. text: one sample's padded states (L, D)."""
-    where = _sharding(placement, stream.batch)
-
-    def leaf(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((stream.batch, *shape), dtype, sharding=where)
-
+    leaf = functools.partial(rows_like, placement, stream.batch)
     latents = leaf((*stream.form, channels), jnp.float32)
     return Batch(latents, TextStates(leaf(text.shape, text.dtype), leaf(text.shape[:1], jnp.bool_)), num_cond)
 

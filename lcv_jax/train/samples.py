@@ -18,7 +18,7 @@ from lcv_jax.parallel.rules import SAMPLING
 from lcv_jax.sample.encoders import Encoders
 from lcv_jax.sample.options import FPS
 from lcv_jax.sample.pipeline import Pipeline
-from lcv_jax.train.build import ADAPTER, Training, precision_of
+from lcv_jax.train.build import ADAPTER, DiTTraining, precision_of
 from lcv_jax.train.config import SampleConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "samples"
 
 
-def pipeline_of(training: Training, trees: Trees) -> Pipeline:
+def pipeline_of(training: DiTTraining, trees: Trees) -> Pipeline:
     """A pipeline around the trees, on the run's mesh, with the encoders of config.checkpoint. Their weights are read
     now: between samples they take no memory."""
     config = training.config
@@ -42,6 +42,10 @@ def pipeline_of(training: Training, trees: Trees) -> Pipeline:
     return pipe
 
 
+def due(config: TrainConfig, at: int) -> bool:
+    return bool(config.samples.every) and at % config.samples.every == 0
+
+
 def sample(pipe: Pipeline, asked: SampleConfig, config: TrainConfig) -> list[np.ndarray]:
     """A clip (F, H, W, 3) uint8 of each prompt, one after the other; prompt i has seed + i."""
     options = {
@@ -55,7 +59,7 @@ def sample(pipe: Pipeline, asked: SampleConfig, config: TrainConfig) -> list[np.
     return [pipe.text_to_video(prompt, seed=asked.seed + i, **options)[0] for i, prompt in enumerate(asked.prompts)]
 
 
-def write(run: pathlib.Path, at: int, training: Training, trees: Trees) -> None:
+def write(run: pathlib.Path, at: int, training: DiTTraining, trees: Trees) -> None:
     """Samples into RUN/samples/STEP/, numbered like the prompts."""
     config = training.config
     clips = sample(pipeline_of(training, trees), config.samples, config)

@@ -50,10 +50,11 @@ def state_shardings(abstract: TrainState, shardings: Tree, optimizer: optax.Grad
         trained=shardings,
         optimizer=optax.tree_utils.tree_map_params(
             optimizer,
-            lambda _, sharding: sharding,
+            lambda leaf, sharding: leaf if _left_out(leaf) else sharding,
             abstract.optimizer,
             shardings,
             transform_non_params=lambda _: everywhere,
+            is_leaf=_left_out,
         ),
         ema=None if abstract.ema is None else shardings,
         key=everywhere,
@@ -63,6 +64,11 @@ def state_shardings(abstract: TrainState, shardings: Tree, optimizer: optax.Grad
 def abstract_state(abstract: TrainState, shardings: TrainState) -> TrainState:
     """Shapes with their shardings: what a checkpoint is restored onto."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+
+
+def _left_out(leaf: Any) -> bool:
+    """Whether it stands for a parameter that this part of the optimizer does not move."""
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def _replicated(sharding: Sharding) -> Sharding:

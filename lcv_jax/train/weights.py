@@ -1,5 +1,6 @@
 """Weights into a run and out of it: what it begins with, and what it has trained so far."""
 
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -12,7 +13,8 @@ from lcv_jax.checkpoint import hub, layout
 from lcv_jax.checkpoint.load import load_params
 from lcv_jax.checkpoint.store import quiet
 from lcv_jax.errors import InputError
-from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models import zoo
+from lcv_jax.models.vae_config import VAEConfig
 from lcv_jax.train.checkpoint import STATE
 
 Tree = Any
@@ -24,21 +26,29 @@ def is_run(path: os.PathLike[str] | str) -> bool:
     return (pathlib.Path(path) / STATE).is_dir()
 
 
-def read_dit(path: str, config: DiTConfig, abstract: Tree) -> Tree:
-    """A DiT's parameters from a checkpoint (or its dit/ folder, or a hub id), or from a checkpoint of a run.
+def read_model(path: str, config: zoo.ModelConfig, abstract: Tree) -> Tree:
+    """A model's parameters from a checkpoint (or the model's folder, or a hub id), or from a checkpoint of a run.
 
     abstract: shapes, dtypes and shardings. Raises InputError where the architecture is another.
     """
     if is_run(path):
         return read_trained(path, abstract)
+    component = next(one for one in layout.COMPONENTS.values() if isinstance(config, one.config))
     folder = hub.resolve(path)
-    place = folder if layout.is_model(folder) else layout.folder(folder, "dit")
-    model = layout.open_model(layout.COMPONENTS["dit"], place)
-    if model.config != config:
+    place = folder if layout.is_model(folder) else layout.folder(folder, component.name)
+    model = layout.open_model(component, place)
+    if _architecture(model.config) != _architecture(config):
         raise InputError(f"{place}: its architecture is not the recipe's: {model.config} there, {config} here")
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     dtype = jax.tree.leaves(abstract)[0].dtype
     return load_params(model.source, model.component.table, model.abstract, dtype=dtype, shardings=shardings)
+
+
+def _architecture(config: zoo.ModelConfig) -> zoo.ModelConfig:
+    """Without the statistics of latents, which training an autoencoder changes."""
+    if not isinstance(config, VAEConfig):
+        return config
+    return dataclasses.replace(config, latents_mean=(0.0,) * config.z_dim, latents_std=(1.0,) * config.z_dim)
 
 
 def read_trained(path: os.PathLike[str] | str, abstract: Tree, weights: str | None = None) -> Tree:

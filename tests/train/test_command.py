@@ -30,10 +30,10 @@ from lcv_jax.models import zoo
 from lcv_jax.models.lora import LoRAConfig
 from lcv_jax.models.precision import FLOAT32
 from lcv_jax.train import build, command
-from lcv_jax.train.build import Training
+from lcv_jax.train.build import DiTTraining
 from lcv_jax.train.config import SampleConfig, read_recipe
 from lcv_jax.train.loop import End
-from lcv_jax.train.weights import read_dit, read_trained
+from lcv_jax.train.weights import read_model, read_trained
 from training import CHANGES, RECIPE, lines, trained
 
 
@@ -115,7 +115,7 @@ def test_another_config_is_refused_and_changes_nothing(config, undisturbed):
 
 def test_a_run_begins_with_anothers_weights(config, undisturbed):
     """With its mean, as a stage behind another one does."""
-    started = Training.of(dataclasses.replace(config, init=str(undisturbed / "checkpoints/8"))).start()
+    started = DiTTraining.of(dataclasses.replace(config, init=str(undisturbed / "checkpoints/8"))).start()
     mean, last = trained(config, undisturbed, 8, "ema"), trained(config, undisturbed, 8, "trained")
     for leaf, ema in zip(jax.tree.leaves(started.trained), mean, strict=True):
         np.testing.assert_array_equal(leaf, ema)
@@ -185,16 +185,16 @@ def test_data_that_do_not_fit_are_refused(config, checkpoint_dir, tmp_path):
         return dataclasses.replace(config, data=dataclasses.replace(config.data, **change))
 
     with pytest.raises(InputError, match=r"was encoded with another vae .a. than .* has"):
-        Training.of(dataclasses.replace(config, checkpoint=str(checkpoint_dir)))
+        DiTTraining.of(dataclasses.replace(config, checkpoint=str(checkpoint_dir)))
     with pytest.raises(InputError, match="2 weights for 1 paths: expected one each"):
-        Training.of(with_data(weights=(1.0, 2.0)))
+        DiTTraining.of(with_data(weights=(1.0, 2.0)))
     with pytest.raises(InputError, match=r"mixture weights .0.0,.: expected numbers from 0"):
-        Training.of(with_data(weights=(0.0,)))
+        DiTTraining.of(with_data(weights=(0.0,)))
     with pytest.raises(InputError, match=r"index.json: no such file"):
-        Training.of(with_data(paths=(str(tmp_path),)))
+        DiTTraining.of(with_data(paths=(str(tmp_path),)))
     vc = dataclasses.replace(config.data.batches, tasks=Tasks(vc=1))
     with pytest.raises(InputError, match=r"vc_latents=\(4,\): all are as long as videos of 2 latent frames"):
-        Training.of(with_data(batches=vc))
+        DiTTraining.of(with_data(batches=vc))
 
 
 def test_weights_of_another_model_are_refused(config, undisturbed, checkpoint_dir):
@@ -205,7 +205,7 @@ def test_weights_of_another_model_are_refused(config, undisturbed, checkpoint_di
     with pytest.raises(InputError, match="has no 'moments', expected one of ema, trained"):
         read_trained(step, other, "moments")
     with pytest.raises(InputError, match="its architecture is not the recipe's"):
-        read_dit(str(checkpoint_dir), config.model, other)
+        read_model(str(checkpoint_dir), config.model, other)
     with pytest.raises(InputError, match="no such folder: expected a checkpoint of a run"):
         read_trained(undisturbed, other)
 

@@ -21,7 +21,7 @@ from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import TRAINING
 from lcv_jax.sample.encoders import Encoders
 from lcv_jax.train import command
-from lcv_jax.train.build import Training
+from lcv_jax.train.build import DiTTraining
 from lcv_jax.train.config import DataConfig, SampleConfig, TrainConfig
 from lcv_jax.train.live import LiveToy
 from lcv_jax.train.loop import End
@@ -87,7 +87,7 @@ def test_live_clips_are_those_of_a_cache(checkpoint_dir, tmp_path):
 
 def test_clips_cannot_be_encoded_without_encoders(config):
     with pytest.raises(InputError, match="is encoded while training: expected a checkpoint with the encoders"):
-        Training.of(dataclasses.replace(config, checkpoint=None, samples=SampleConfig()))
+        DiTTraining.of(dataclasses.replace(config, checkpoint=None, samples=SampleConfig()))
 
 
 @pytest.mark.slow
@@ -121,5 +121,5 @@ def test_a_nan_in_the_data_ends_the_run(tmp_path, monkeypatch):
     assert steps
     assert steps[-1] == records[-1]["step"] < 5
     assert all(np.isfinite(record["loss"]) for record in records)
-    restored = Training.of(dataclasses.replace(config, init=str(tmp_path / f"run/checkpoints/{steps[-1]}"))).start()
+    restored = DiTTraining.of(dataclasses.replace(config, init=str(tmp_path / f"run/checkpoints/{steps[-1]}"))).start()
     assert all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(restored.trained))
