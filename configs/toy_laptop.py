@@ -1,7 +1,7 @@
 r"""The toy world on a laptop in one go: text to image and text to video mixed, 64 x 64, 13 frames, untrained weights.
 
     python -m lcv_jax.data.cache --source toy:2000 --forms 64x64x13 64x64x1@0.5 --checkpoint outputs/toy/base \
-        --out outputs/toy/laptop --max-text-tokens 128 --batch 8 --shard-records 256
+        --out outputs/toy/laptop --max-text-tokens 48 --batch 8 --shard-records 256
     python train.py configs/toy_laptop.py --out outputs/toy/run-laptop
 
 Hardware: two cores. Time: 8 clips of 64 tokens (or 32 pictures) a step; an hour or two. Expected: a falling loss, and

@@ -1,8 +1,8 @@
 r"""The toy world, stage 3: all tasks, 64 x 64, 13 frames, behind stage 2.
 
     python train.py configs/toy_tasks.py --out outputs/toy/run-tasks
-    python -m lcv_jax.checkpoint export outputs/toy/run-tasks/checkpoints/12000 outputs/toy/checkpoint
-    python -m lcv_jax.eval --checkpoint outputs/toy/checkpoint --toy 200 --tasks t2v i2v vc --max-text-tokens 128 \
+    python -m lcv_jax.checkpoint export outputs/toy/run-tasks/checkpoints/6000 outputs/toy/checkpoint
+    python -m lcv_jax.eval --checkpoint outputs/toy/checkpoint --toy 200 --tasks t2v i2v vc --max-text-tokens 48 \
         --out toy.json
 
 Continuations are given 2 latent frames, 5 frames of 13. Hardware: any. Time: as stage 2. Expected: of 200 held-out
@@ -16,10 +16,11 @@ from lcv_jax.train.recipes import toy
 
 def config() -> TrainConfig:
     return toy(
-        paths={"outputs/toy/images": 1.0, "outputs/toy/videos": 7.0},
-        tokens=64 * 64,
-        rate=3e-4,
-        steps=12_000,
-        init="outputs/toy/run-videos/checkpoints/12000",
+        paths={"outputs/toy/images": 1.0, "outputs/toy/videos": 9.0},
+        tokens=32 * 64,
+        rate=1e-3,
+        steps=6_000,
+        cooldown=(3_000, 6_000),
+        init="outputs/toy/run-videos/checkpoints/4000",
         tasks=Tasks(t2v=2, i2v=1, vc=1, vc_latents=(2,)),
     )

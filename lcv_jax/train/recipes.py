@@ -6,6 +6,7 @@ from lcv_jax.data.batching import Tasks
 from lcv_jax.data.clip_batches import ClipSet, ClipSettings
 from lcv_jax.data.loader import Settings
 from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.remat import Remat
 from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.models.vae_config import VAEConfig
 from lcv_jax.objectives.pretrain import ConditionNoise
@@ -40,8 +41,9 @@ TOY_MODEL = DiTConfig(
     num_heads=3,
     caption_channels=128,
     adaln_tembed_dim=128,
+    text_tokens_zero_pad=False,  # so that captions may be padded to any length
 )
-"""About 6 million parameters: 12 MB in bfloat16."""
+"""6 million parameters, 12 MB in bfloat16."""
 TOY_PROMPTS = (
     "A red circle moves to the right on a plain grey background.",
     "A green star turns.",
@@ -89,25 +91,32 @@ def toy(
     rate: float,
     steps: int,
     init: str | None,
+    cooldown: tuple[int, int] | None = None,
     tasks: Tasks | None = None,
     frames: int = 13,
 ) -> TrainConfig:
-    """A stage of the toy world's model, on whatever devices there are."""
+    """A stage of the toy world's model, on whatever devices there are.
+
+    Pictures of 16 tokens keep their noise levels, as the published model's of 256 do; clips of 64 are shifted by 2.
+    """
     return TrainConfig(
         model=TOY_MODEL,
         data=DataConfig(
             paths=tuple(paths),
             weights=tuple(paths.values()),
-            batches=Settings(tokens=tokens, multiple=8, tasks=tasks or Tasks(), text_tokens=128),
+            batches=Settings(tokens=tokens, multiple=8, tasks=tasks or Tasks(), text_tokens=48),
         ),
-        optimizer=AdamW(rate=rate, warmup=200),
+        optimizer=Muon(rate=rate, warmup=100, cooldown=cooldown),
         steps=steps,
         checkpoint="outputs/toy/base",
         init=init,
         condition_noise=DRIFT if tasks is not None and tasks.vc else ConditionNoise(),
+        shift_tokens=16,
+        remat=Remat.NONE,
         ema_decay=0.999,
         save_every=500,
-        samples=SampleConfig(every=2000, prompts=TOY_PROMPTS, height=64, width=64, frames=frames, steps=25),
+        log_every=50,
+        samples=SampleConfig(every=1000, prompts=TOY_PROMPTS, height=64, width=64, frames=frames, steps=25),
     )
 
 
