@@ -55,6 +55,7 @@ def test_the_toy_world_through_everything(config, tmp_path):
     assert checkpoints.main(["export", str(run / "checkpoints/2"), str(exported)]) == 0
     args = ["--toy", "1", "--languages", "zh", "--size", "32x32", "--frames", "5", "--steps", "1"]
     args += ["--max-text-tokens", "32", "--out", str(tmp_path / "eval.json"), "--checkpoint", str(exported)]
+    args += ["--compile-cache", ""]
     assert evaluation.main(args) == 0
     assert json.loads((tmp_path / "eval.json").read_text())["judge"]["t2v zh"]["clips"] == 1
 
