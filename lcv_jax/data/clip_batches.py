@@ -27,8 +27,9 @@ _WINDOW, _INSTEAD = 3, 4  # what random numbers are for
 class ClipSet:
     """Clips of one size.
 
-    source: a folder of clips or a list, as lcv_jax.data.cache takes them, or toy:COUNT. form: HEIGHTxWIDTHxFRAMES that
-    they are brought to or drawn in. window: the height and width cut out of each clip at a random place, None is all.
+    source: a folder of clips or a list, as lcv_jax.data.cache takes them, but captions are not needed; or toy:COUNT.
+    form: HEIGHTxWIDTHxFRAMES that they are brought to or drawn in. window: the height and width cut out of each clip at
+    a random place, None is all.
     batch: clips of a batch, all hosts. weight: of the set, its share of the batches.
     """
 
@@ -107,11 +108,11 @@ class ClipLoader:
 
     def get_state(self) -> dict[str, Any]:
         """Of JSON's types."""
-        return {"batches": dict(self._position), "damaged": self.damaged, "clips": [len(s) for s in self._sources]}
+        return {"batches": dict(self._position), "damaged": self.damaged, "clips": self._clips()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues behind what was consumed. Raises InputError if the sets have other numbers of clips than then."""
-        now = [len(source) for source in self._sources]
+        """Continues behind what was consumed. Raises InputError if the sets have other clips than then."""
+        now = self._clips()
         if set(state) != {"batches", "damaged", "clips"} or state["clips"] != now:
             raise InputError(
                 f"the checkpoint's position is in other clips: {state.get('clips')} of each set then, {now} now; give "
@@ -119,6 +120,14 @@ class ClipLoader:
             )
         self.damaged = state["damaged"]
         self._begin([state["batches"][stream.name] for stream in self.streams])
+
+    def _clips(self) -> list[int | str]:
+        """Of each set what its clips are: of the toy world, which the settings tell, how many; of files also a checksum
+        of their names, in order."""
+        return [
+            len(source) if one.source.startswith(TOY) else f"{len(source)} files {_checksum(source):08x}"
+            for one, source in zip(self.settings.sets, self._sources, strict=True)
+        ]
 
     def _begin(self, counts: Sequence[int]) -> None:
         batches = Order(self.streams, counts, self.read)
@@ -166,9 +175,20 @@ def form_of(one: ClipSet) -> tuple[int, int, int]:
     return form.frames, *form.size
 
 
+def _checksum(source: Source) -> int:
+    return zlib.crc32("\n".join(source.key(number) for number in range(len(source))).encode())
+
+
 def _check(one: ClipSet, where: str, factors: tuple[int, int]) -> None:
-    frames, height, width = form_of(one)
+    if "@" in one.form:
+        raise InputError(f"{where}: form={one.form!r}: expected HEIGHTxWIDTHxFRAMES alone; a set's share is its weight")
+    try:
+        frames, height, width = form_of(one)
+    except InputError as error:
+        raise InputError(f"{where}, form={one.form!r}: {error}") from error
     time, space = factors
+    if one.window is not None and len(one.window) != 2:
+        raise InputError(f"{where}: window={one.window}: expected a height and a width")
     sides = one.window or (height, width)
     if (frames - 1) % time or any(side % space or side < 1 for side in sides):
         raise InputError(
@@ -186,7 +206,7 @@ def _open(one: ClipSet, settings: ClipSettings) -> Source:
         source = open_toy(one.source, (one.form,), settings.seed, "train", (1, 2, 3))
     else:
         frames, height, width = form_of(one)
-        source = open_clips(one.source, Sizes.of(f"{height}x{width}", 1), (frames,), settings.fps)
+        source = open_clips(one.source, Sizes.of(f"{height}x{width}", 1), (frames,), settings.fps, untold={})
     if not len(source):
         raise InputError(f"{one.source}: expected at least one clip")
     return source

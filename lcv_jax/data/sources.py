@@ -104,12 +104,15 @@ class Toy:
         return Item(record["key"], record["video"], captions)
 
 
-def open_clips(place: str, sizes: Sizes, lengths: Sequence[int], fps: int) -> Clips:
+def open_clips(
+    place: str, sizes: Sizes, lengths: Sequence[int], fps: int, untold: Mapping[str, str] | None = None
+) -> Clips:
     """A folder or a list of clips.
 
     A list, and captions.jsonl in a folder, has a JSON object a line: "file", relative to it, and "caption", or
-    "captions" by name, or "en" and "zh". In a folder without it the caption of a.mp4 stands in a.txt beside it. Raises
-    InputError where there are no clips, no captions, or lines that are not such.
+    "captions" by name, or "en" and "zh". In a folder without it the caption of a.mp4 stands in a.txt beside it.
+    untold: the captions of files that have none there; None refuses them. Raises InputError where there are no clips,
+    no captions, or lines that are not such.
     """
     path = pathlib.Path(place)
     listed = path if path.is_file() else path / CAPTIONS
@@ -117,7 +120,7 @@ def open_clips(place: str, sizes: Sizes, lengths: Sequence[int], fps: int) -> Cl
         pairs = [_listed(listed, number, line) for number, line in enumerate(_lines(listed), 1) if line.strip()]
     elif path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in (*VIDEOS, *IMAGES)]
-        pairs = [(file, _beside(file)) for file in files]
+        pairs = [(file, _beside(file, untold)) for file in files]
     else:
         raise InputError(
             f"--source {place}: no such folder or list: expected a folder of clips, a .jsonl, or toy:COUNT"
@@ -173,8 +176,10 @@ def _captions(told: Mapping[str, Any]) -> dict[str, str] | None:
     return found if texts else None
 
 
-def _beside(path: pathlib.Path) -> Mapping[str, str]:
+def _beside(path: pathlib.Path, untold: Mapping[str, str] | None) -> Mapping[str, str]:
     side = path.with_suffix(".txt")
     if not side.is_file():
+        if untold is not None:
+            return untold
         raise InputError(f"{path}: has no caption: expected {side.name} beside it, or a {CAPTIONS} in the folder")
     return {"caption": "\n".join(_lines(side)).strip()}

@@ -36,10 +36,10 @@ class Weights:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise InputError(f"autoencoder, {field.name}={getattr(self, field.name)!r}: expected at least 0")
+            if not 0 <= getattr(self, field.name) < float("inf"):
+                raise InputError(f"weights, {field.name}={getattr(self, field.name)!r}: expected a number from 0")
         if not self.absolute + self.squared > 0:
-            raise InputError("autoencoder, absolute=0 and squared=0: expected one of them above 0")
+            raise InputError("weights, absolute=0 and squared=0: expected one of them above 0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ DECAYED = ("kernel", "down", "up")
 EMBEDS = ("x_embedder", "t_embedder", "y_embedder", "embedding")
 """Modules none of whose leaves decay: what embeds."""
 ENDS = ("final_layer", "shared", "reader")
-"""Modules that Muon leaves to AdamW besides: it is for matrices between hidden layers (Jordan et al. 2024)."""
+"""Modules that Muon leaves to Adam besides: it is for matrices between hidden layers (Jordan et al. 2024)."""
 STACKED = ("blocks", "block")
 """Modules whose leaves have an axis of layers in front."""
 _LIKE_ADAM = 0.2  # root mean square of an orthogonal update, that of AdamW's in practice (Liu et al. 2025)
@@ -70,10 +70,12 @@ class AdamW:
 
 @dataclasses.dataclass(frozen=True)
 class Muon(AdamW):
-    """Momentum with orthogonal steps for the kernels between hidden layers, and AdamW for all else (optax.contrib).
+    """Momentum with orthogonal steps for the kernels between hidden layers, and Adam for all else (optax.contrib), both
+    in Nesterov's form.
 
-    The fields are AdamW's and hold for both; steps of either have the same root mean square, so that rates can be
-    compared. adam_share: of the rate, for what AdamW moves. momentum: of the kernels.
+    The fields are AdamW's and hold for both, but what Adam moves does not decay. Steps of either have about the same
+    root mean square, so that rates can be compared. adam_share: of the rate, for what Adam moves. momentum: of the
+    kernels.
     """
 
     adam_share: float = 0.5
@@ -90,6 +92,7 @@ class Muon(AdamW):
         muon = optax.contrib.muon(
             self.schedule,
             beta=self.momentum,
+            eps=self.epsilon,
             weight_decay=self.weight_decay,
             weight_decay_mask=decayed,
             adam_b1=self.b1,
@@ -116,7 +119,7 @@ def decayed(params: Any) -> Any:
 
 
 def orthogonalised(params: Any) -> Any:
-    """For each leaf the axes of the matrix that Muon makes orthogonal, None where AdamW moves it.
+    """For each leaf the axes of the matrix that Muon makes orthogonal, None where Adam moves it.
 
     A kernel's inputs are all axes but the last, of convolutions with their window. Layers and the parts of fused
     projections are matrices of their own.
