@@ -1,6 +1,5 @@
 """`python -m lcv_jax.eval`: what a checkpoint has learnt."""
 
-import json
 import logging
 import os
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 from lcv_jax.command_line import parse
 from lcv_jax.errors import InputError
 from lcv_jax.eval.command import Eval
+from lcv_jax.eval.summary import summary
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted, no figures were written", file=sys.stderr)
         return 130
-    print(json.dumps({name: found[name] for name in found if name != "settings"}, indent=1))
+    print(*summary(found), sep="\n")
     print(asked.out)
     return 0
 
