@@ -10,7 +10,7 @@ def test_lines_by_hand():
         "settings": {},
         "loss": {"t2v": {"loss": 0.5, "error": 0.25, "error by level": [None]}},
         "judge": {"i2v zh": {"clips": 4, "mean": {"colour": 1.0}, "all": share(2, 4), "kept": share(4, 4)}},
-        f"long": {"en": film | {"ratio": 3.0}, "zh": film | {"ratio": None}},
+        "long": {"en": film | {"ratio": 3.0}, "zh": film | {"ratio": None}},
         "reconstruction": {"pictures": {"clips": 5, "psnr": 31.234, "worst": 28.0}},
     }
     kept = "kept 100.0% (34.2% to 100.0%)"
