@@ -121,6 +121,9 @@ class Eval:
             raise InputError(f"--data has the loss of {', '.join(JUDGED)}: add one of them to --tasks, or leave it out")
         if "reconstruction" in self.tasks and not self.toy:
             raise InputError("--tasks reconstruction: is of clips of the toy world, give --toy COUNT")
+        continued = "long" in self.tasks or (self.toy and "vc" in self.tasks)
+        if continued and self.frames <= self.cond_frames:
+            raise InputError(f"--frames {self.frames}: vc and long need more than --cond-frames {self.cond_frames}")
         for name in ("draws", "bins", "batch", "films", "segments"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: expected at least 1")

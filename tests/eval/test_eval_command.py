@@ -55,6 +55,8 @@ def test_every_task_is_measured(checkpoint_dir, tmp_path):
     ("given", "match"),
     [
         ({}, "nothing to measure: give --data DATASET, --toy COUNT, or both"),
+        ({"tasks": ("long",), "frames": 5}, "--frames 5: vc and long need more than --cond-frames 5"),
+        ({"toy": 1, "tasks": ("vc",), "frames": 1}, "--frames 1: vc and long need more than --cond-frames 5"),
         ({"toy": 1, "batch": 0}, "--batch 0: expected at least 1"),
         ({"tasks": ("long",), "films": 0}, "--films 0: expected at least 1"),
         ({"tasks": ("long", "reconstruction")}, "--tasks reconstruction: is of clips of the toy world, give --toy"),
