@@ -1,11 +1,14 @@
-"""What the tests of training share: a tiny DiT, and batches of random latents that a seed and a number give."""
+"""What the tests of training share: a tiny DiT, batches of random latents that a seed and a number give, and what a run
+has left."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 import devices
 from lcv_jax.models.dit import DiT
@@ -15,6 +18,8 @@ from lcv_jax.models.umt5 import TextStates
 from lcv_jax.models.zoo import abstract_params, init_params
 from lcv_jax.objectives.objective import Trees
 from lcv_jax.objectives.pretrain import Batch
+from lcv_jax.train import command
+from lcv_jax.train.checkpoint import Checkpoints
 from lcv_jax.train.weights import read_trained
 
 TINY = DiTConfig(
@@ -98,6 +103,38 @@ def trained(config, run: pathlib.Path, step: int, weights: str | None = None) ->
     """Parameters that a run has saved."""
     abstract = abstract_params(config.model, FLOAT32)
     return jax.tree.leaves(read_trained(run / f"checkpoints/{step}", abstract, weights))
+
+
+def whole(config, run: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
+    """All that a run has saved at a step: every leaf of the state by name, moments, counters and key too, and where its
+    data stood."""
+    with Checkpoints(run) as checkpoints:
+        restored = checkpoints.restore(command.training_of(config).abstract, step)
+    state = dataclasses.replace(restored.state, key=jax.random.key_data(restored.state.key))
+    named = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in named}, dict(restored.data)
+
+
+def same(one: tuple[dict[str, np.ndarray], dict], other: tuple[dict[str, np.ndarray], dict]) -> None:
+    """Fails unless both of `whole` are equal to the last bit."""
+    assert one[1] == other[1]
+    assert one[0].keys() == other[0].keys()
+    for name, leaf in one[0].items():
+        np.testing.assert_array_equal(leaf, other[0][name], name)
+
+
+@contextlib.contextmanager
+def programs_kept(folder: pathlib.Path):
+    """What is compiled inside is compiled once, by runs of one config."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(folder), 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def put(batch, sharding):

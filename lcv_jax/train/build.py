@@ -203,7 +203,7 @@ def _kinds(config: TrainConfig, loader: Loader, datasets: list[Samples], placeme
     text = jax.ShapeDtypeStruct((batches.text_tokens, encoding.text_width), DTYPES[encoding.dtype])
     kinds = {}
     for stream, task, num_cond in loader.batches():
-        check_divides(stream, config.accumulate, placement)
+        check_divides(stream, config.accumulate, placement, "data.batches.multiple to that")
         batch = abstract_batch(stream, num_cond, encoding.channels, text, placement)
         (T, h, w), (t, p, q) = stream.form, config.model.patch_size
         name = f"{stream.batch} x {T}x{h}x{w} {task}" + (f" behind {num_cond}" if num_cond else "")

@@ -171,6 +171,7 @@ MAY_CHANGE = (
     "data/fetched",
     "data/threads",
     "data/ahead",
+    "data/max_damaged",
     "data/batches/max_damaged",
 )
 """What a resumed run may have otherwise: it changes no number but by rounding. Whether the data are the same is
@@ -202,6 +203,10 @@ def keep(run: pathlib.Path, config: RunConfig, *, resumed: bool) -> None:
     file = run / FILE
     if resumed:
         before = read_kept(run)
+        if before["trains"] != config.trains:
+            raise InputError(
+                f"{run}: holds a run that trains {before['trains']}, this trains {config.trains}; choose another --out"
+            )
         changed = [
             f"{path} was {old!r}, is {new!r}"
             for path, old, new in _differences(before, config.to_json())

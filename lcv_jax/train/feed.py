@@ -101,14 +101,14 @@ def abstract_batch(
     return Batch(latents, TextStates(leaf(text.shape, text.dtype), leaf(text.shape[:1], jnp.bool_)), num_cond)
 
 
-def check_divides(stream: Stream, accumulate: int, placement: MeshPlacement) -> None:
-    """Raises InputError unless micro-batches can be cut over the mesh."""
+def check_divides(stream: Stream, accumulate: int, placement: MeshPlacement, remedy: str) -> None:
+    """Raises InputError unless micro-batches can be cut over the mesh. remedy: what to set."""
     multiple = placement.batch_multiple * accumulate
     if stream.batch % multiple:
         raise InputError(
-            f"batches of {stream.batch} samples of {'x'.join(map(str, stream.form))} latents: "
+            f"batches of {stream.batch} samples of {'x'.join(map(str, stream.form))}: "
             f"{placement.batch_multiple} devices share a batch of {accumulate} micro-batches, so it must "
-            f"divide by {multiple}; set data.batches.multiple to that, or a smaller mesh"
+            f"divide by {multiple}; set {remedy}, or a smaller mesh"
         )
 
 

@@ -24,6 +24,18 @@ def test_published_config(published):
     assert hash(config) == hash(dataclasses.replace(config))
 
 
+def test_what_is_written_is_what_is_published(published):
+    """All its fields, with their values, but for the lines that say whose file it is."""
+    config = VAEConfig.from_json(published)
+    written = json.loads(json.dumps(config.to_json()))
+    assert written == {name: value for name, value in published.items() if not name.startswith("_")}
+    assert VAEConfig.from_json(written) == config
+    small = VAEConfig(4, 2, (1, 3), 1, (True,), latents_mean=(0.5, -1.0), latents_std=(1.0, 2.0), in_channels=1)
+    written = json.loads(json.dumps(small.to_json()))
+    assert VAEConfig.from_json(written) == small
+    assert (written["scale_factor_spatial"], written["scale_factor_temporal"]) == (2, 2)
+
+
 def test_fields_that_older_files_lack_and_private_keys(published):
     newer = ("is_residual", "patch_size", "decoder_base_dim", "in_channels", "out_channels")
     older = {k: v for k, v in published.items() if k not in newer and not k.startswith("scale_factor")}
