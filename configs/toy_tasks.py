@@ -17,7 +17,7 @@ from lcv_jax.train.recipes import toy
 def config() -> TrainConfig:
     return toy(
         paths={"outputs/toy/images": 1.0, "outputs/toy/videos": 9.0},
-        tokens=32 * 64,
+        tokens=48 * 64,
         rate=1e-3,
         steps=6_000,
         cooldown=(3_000, 6_000),

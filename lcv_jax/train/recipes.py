@@ -116,7 +116,7 @@ def toy(
         ema_decay=0.999,
         save_every=500,
         log_every=50,
-        samples=SampleConfig(every=1000, prompts=TOY_PROMPTS, height=64, width=64, frames=frames, steps=25),
+        samples=SampleConfig(every=2000, prompts=TOY_PROMPTS, height=64, width=64, frames=frames, steps=25),
     )
 
 
