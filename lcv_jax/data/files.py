@@ -1,6 +1,7 @@
 """Writing files so that a name only ever holds a finished one."""
 
 import contextlib
+import errno
 import os
 import pathlib
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from lcv_jax.errors import InputError
 
 Path = os.PathLike[str] | str
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_writable(path: Path, suffix: str) -> pathlib.Path:
@@ -37,7 +39,8 @@ def check_writable(path: Path, suffix: str) -> pathlib.Path:
 def replacing(path: Path) -> Iterator[pathlib.Path]:
     """Yields a name in the same folder, made if missing, to write to, which becomes `path` when the block ends.
 
-    It is removed when the block raises. Who is killed half-way leaves .NAME.PID.part, never `path`.
+    It is removed when the block raises. Who is killed half-way leaves .NAME.PID.part, never `path`. Raises InputError
+    where the name cannot be written, or the block meets a full disk.
     """
     path = pathlib.Path(path)
     aside = _aside(path)
@@ -46,7 +49,12 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise unwritable(path, error) from error
     try:
-        yield aside
+        try:
+            yield aside
+        except OSError as error:
+            if error.errno in _FULL:
+                raise unwritable(path, error) from error
+            raise
         try:
             os.replace(aside, path)
         except OSError as error:

@@ -4,11 +4,11 @@ import collections
 import importlib.util
 import os
 import pathlib
+import time
 from typing import Any
 
-import tensorboardX
-
 from lcv_jax.errors import InputError
+from lcv_jax.train.board import Board
 from lcv_jax.train.metrics import MetricsFile
 from lcv_jax.train.programs import Programs
 
@@ -34,7 +34,7 @@ class Report:
         """after: the step the run continues from. damaged: records that were, after each step. peak: FLOP/s. wandb:
         name of the project."""
         self._file = MetricsFile(run, after)
-        self._board = tensorboardX.SummaryWriter(str(pathlib.Path(run) / TENSORBOARD), purge_step=after + 1)
+        self._board = Board(pathlib.Path(run) / TENSORBOARD, after)
         self._wandb = None if wandb is None else _wandb(wandb, run)
         self._programs, self._damaged, self._peak, self._at = programs, damaged, peak, after
 
@@ -53,9 +53,7 @@ class Report:
             record["mfu"] = round(speed / self._peak, 4)
         self._file.write(step, record)
         scalars = {name: value for name, value in _scalars(record).items() if value is not None}
-        for name, value in scalars.items():
-            self._board.add_scalar(name.replace(" ", "_"), value, step)
-        self._board.flush()
+        self._board.write(step, time.time(), {name.replace(" ", "_"): value for name, value in scalars.items()})
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)
         self._at = step
