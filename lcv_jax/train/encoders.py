@@ -98,9 +98,7 @@ class TextTraining(Training):
     def of(cls, config: TextTrainConfig) -> "TextTraining":
         """Opens the tokenizer, and checks all that can be without weights. Raises InputError."""
         if config.init is not None:
-            raise InputError(
-                f"init={config.init!r}: the text encoder's reader is in no checkpoint; leave it out"
-            )
+            raise InputError(f"init={config.init!r}: the text encoder's reader is in no checkpoint; leave it out")
         placement = placed(config.mesh, ("data", "fsdp", "tensor"))
         loader = CaptionRows.of(config.data, config.model, placement)
         leaf = functools.partial(rows_like, placement, config.data.batch)
@@ -197,9 +195,7 @@ def placed(mesh: str, cut: Sequence[str]) -> MeshPlacement:
     made = MeshConfig.parse(mesh).make()
     idle = [f"{axis}={size}" for axis, size in made.shape.items() if size > 1 and axis not in cut]
     if idle:
-        raise InputError(
-            f"mesh {mesh!r}: {', '.join(idle)} would repeat work: expected {', '.join(cut)} alone"
-        )
+        raise InputError(f"mesh {mesh!r}: {', '.join(idle)} would repeat work: expected {', '.join(cut)} alone")
     return MeshPlacement(made, TRAINING)
 
 

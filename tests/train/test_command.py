@@ -15,7 +15,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import caches
 import devices
@@ -39,16 +38,8 @@ from training import CHANGES, RECIPE, lines, trained
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Runs of one config share their programs."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("programs")), 0.0), strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    with training.programs_kept(tmp_path_factory.mktemp("programs")):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -229,8 +220,9 @@ def test_the_command_tells_the_plan(data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "mesh"), [(1, "data=1"), (8, "data=2,fsdp=2,tensor=2")])
-def test_killed_at_random_moments_is_as_if_nothing_had_been(data, tmp_path, count, mesh):
-    """SIGKILL, also while a checkpoint is being written: every step saves one."""
+def test_killed_at_random_moments_is_as_if_nothing_had_been(config, data, tmp_path, count, mesh):
+    """SIGKILL, also while a checkpoint is being written: every step saves one. Parameters, moments, mean, counters, key
+    and the data's position end the same to the last bit."""
     options = ["--steps", 40, "--save-every", 1, "--mesh", mesh, "--data.batches.multiple", 4]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert program(data, "--out", whole, *options, count=count).wait() == 0
@@ -249,10 +241,51 @@ def test_killed_at_random_moments_is_as_if_nothing_had_been(data, tmp_path, coun
     assert program(data, "--out", parts, *options, count=count).wait() == 0
     assert killed == 5
     assert lines(parts) == lines(whole)
-    config, _ = read_recipe(RECIPE)
-    for weights in ("trained", "ema"):
-        for one, two in zip(trained(config, whole, 40, weights), trained(config, parts, 40, weights), strict=True):
-            np.testing.assert_array_equal(one, two)
+    one, two = (training.whole(config, run, 40) for run in (whole, parts))
+    training.same(one, two)
+    assert sum("mu" in name for name in one[0]) > 10
+    assert sum(one[1]["batches"].values()) == 40
+
+
+@pytest.fixture
+def disk(tmp_path) -> pathlib.Path:
+    """A file system of its own, in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if sys.platform != "linux" or resize(place, 1 << 26, "defaults"):
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def resize(disk: pathlib.Path, size: int, how: str = "remount") -> int:
+    """Mounts it, or changes its size in bytes; the exit status."""
+    options = f"{how},size={size}"
+    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True).returncode
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_room(config, data, tmp_path, disk):
+    """A disk for two and a half checkpoints: one line that says so, the checkpoints before the failed one whole; with
+    room the run ends as if nothing had been."""
+    options = ["--steps", 8, "--save-every", 1, "--log-every", 1]
+    whole, parts = tmp_path / "whole", disk / "run"
+    assert program(data, "--out", whole, *options).wait(300) == 0
+    one = sum(path.stat().st_size for path in (whole / "checkpoints/8").rglob("*") if path.is_file())
+    assert resize(disk, one * 5 // 2) == 0
+    run = program(data, "--out", parts, *options)
+    _, told = run.communicate(timeout=300)
+    assert run.returncode == 2, told
+    (line,) = (line for line in told.splitlines() if line.startswith("error: "))
+    assert "cannot be written" in line
+    assert "make room, or choose another place" in line
+    steps = [int(path.name) for path in (parts / "checkpoints").iterdir() if path.name.isdigit()]
+    assert 1 <= max(steps) < 8
+    training.whole(config, parts, max(steps))
+    assert resize(disk, 1 << 26) == 0
+    assert program(data, "--out", parts, *options).wait(300) == 0
+    assert lines(parts) == lines(whole)
+    training.same(training.whole(config, parts, 8), training.whole(config, whole, 8))
 
 
 def test_wandb_is_asked_for_in_vain(config, tmp_path):

@@ -76,6 +76,10 @@ def test_help_tells_the_keys_and_unknown_ones_are_refused():
         (None, "no such recipe: expected a Python file such as configs/toy"),
         ("x = 1", "recipe.py: cannot be run .AttributeError"),
         ("import nothing_here", "recipe.py: cannot be run .ModuleNotFoundError"),
+        (
+            "from lcv_jax.data.clip_batches import ClipSet\ndef config(): return ClipSet('toy:1', '32x32x1', size=3)",
+            "recipe.py: cannot be run .TypeError: .*unexpected keyword argument 'size'",
+        ),
         ("def config(): return 3", r"config\(\) gave int, expected one of a run"),
         ("from lcv_jax.train.optimizer import AdamW\nAdamW(rate=0)", "optimizer, rate=0: expected a number above 0"),
     ],

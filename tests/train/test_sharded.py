@@ -9,6 +9,7 @@ import devices
 pytestmark = pytest.mark.slow
 
 PROGRAM = pathlib.Path(__file__).with_name("sharded.py")
+MUON = pathlib.Path(__file__).with_name("sharded_muon.py")
 MESHES = ("data=2,fsdp=4", "fsdp=2,context=2,tensor=2")
 
 
@@ -37,3 +38,20 @@ def test_a_checkpoint_goes_on_on_another_mesh(results, mesh):
     restored = results[f"restored on {mesh}"]
     assert restored["stays"]
     assert restored["difference"] < 1e-5
+
+
+@pytest.fixture(scope="module")
+def muon():
+    return devices.report(MUON)
+
+
+@pytest.mark.parametrize("model", ["dit", "text_encoder", "vae"])
+def test_muons_steps_are_those_of_one_device(muon, model):
+    """Its matrices are cut; its moments stay so."""
+    assert muon[model]["difference"] < 1e-4
+    assert muon[model]["share"] < 0.5
+
+
+def test_axes_that_would_repeat_work_are_refused(muon):
+    """In runs that cut batches only."""
+    assert muon["refused"] == ("mesh 'data=2,context=4': context=4 would repeat work: expected data, fsdp alone")
