@@ -81,7 +81,7 @@ class ClipLoader:
         if not settings.sets:
             raise InputError("data.sets: none given, expected at least one set of clips")
         for number, one in enumerate(settings.sets):
-            _check(one, f"data.sets, {number}", factors)
+            _check(one, f"data.sets.{number}", factors)
         self.settings, self._rows = settings, rows
         self._sources = [_open(one, settings) for one in settings.sets]
         total = sum(one.weight for one in settings.sets)

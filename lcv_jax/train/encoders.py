@@ -53,7 +53,7 @@ class VAETraining(Training):
         loader = clips(config.data, config, placement)
         kinds = {}
         for stream, one in zip(loader.streams, config.data.sets, strict=True):
-            check_divides(stream, config.accumulate, placement, f"the batch of set {stream.name} of data.sets to that")
+            check_divides(stream, config.accumulate, placement, f"data.sets.{stream.name}.batch to that")
             frames, sides = stream.form[0], one.window or stream.form[1:]
             batch = Frames(rows_like(placement, one.batch, (frames, *sides, config.model.in_channels), jnp.uint8))
             latents = config.model.latent_frames(frames) * sides[0] * sides[1] // config.model.spatial_factor**2

@@ -163,11 +163,11 @@ def test_a_position_in_other_clips_is_refused(folder, tmp_path):
     ("sets", "match"),
     [
         ((), "data.sets: none given, expected at least one set of clips"),
-        ((dataclasses.replace(PICTURES, form="32x32x4"),), r"data.sets, 0: clips of 4 frames, 32x32: expected 4n \+ 1"),
-        ((PICTURES, dataclasses.replace(PICTURES, form="36x32x1")), "data.sets, 1: clips of 1 frames, 36x32"),
+        ((dataclasses.replace(PICTURES, form="32x32x4"),), r"data.sets.0: clips of 4 frames, 32x32: expected 4n \+ 1"),
+        ((PICTURES, dataclasses.replace(PICTURES, form="36x32x1")), "data.sets.1: clips of 1 frames, 36x32"),
         (
             (dataclasses.replace(PICTURES, form="32x32x0"),),
-            "data.sets, 0, form=.32x32x0.: frames=0: expected at least 1",
+            "data.sets.0, form=.32x32x0.: frames=0: expected at least 1",
         ),
         ((dataclasses.replace(PICTURES, form="32x32"),), "'32x32': expected HEIGHTxWIDTHxFRAMES"),
         ((dataclasses.replace(PICTURES, form="32x32x1@2"),), "alone; a set's share is its weight"),

@@ -219,7 +219,7 @@ def test_a_kept_config_that_is_none_is_refused(tmp_path):
     ("change", "match"),
     [
         ({"model": dataclasses.replace(TINY, in_channels=1)}, "model: 1 channels in, 3 out; clips have 3"),
-        ({"accumulate": 4}, "batches of 2 samples of 3x32x32: .* set the batch of set 0 of data.sets to that"),
+        ({"accumulate": 4}, "batches of 2 samples of 3x32x32: .* set data.sets.0.batch to that"),
         ({"data": ClipSettings(())}, "data.sets: none given"),
         ({"data": ClipSettings((ClipSet("toy:9", "32x32x4"),))}, r"expected 2n \+ 1 frames"),
         ({"mesh": "data=2"}, "needs 2 devices, there are 1"),
