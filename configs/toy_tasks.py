@@ -1,7 +1,7 @@
 r"""The toy world, stage 3: all tasks, 64 x 64, 13 frames, behind stage 2.
 
     python train.py configs/toy_tasks.py --out outputs/toy/run-tasks
-    python -m lcv_jax.checkpoint export outputs/toy/run-tasks/checkpoints/6000 outputs/toy/checkpoint
+    python -m lcv_jax.checkpoint export outputs/toy/run-tasks/checkpoints/1000 outputs/toy/checkpoint
     python -m lcv_jax.eval --checkpoint outputs/toy/checkpoint --toy 200 --tasks t2v i2v vc --max-text-tokens 48 \
         --out toy.json
 
@@ -17,10 +17,10 @@ from lcv_jax.train.recipes import toy
 def config() -> TrainConfig:
     return toy(
         paths={"outputs/toy/images": 1.0, "outputs/toy/videos": 9.0},
-        tokens=48 * 64,
-        rate=1e-3,
-        steps=6_000,
-        cooldown=(3_000, 6_000),
-        init="outputs/toy/run-videos/checkpoints/4000",
+        tokens=40 * 64,
+        rate=2e-3,
+        steps=1_000,
+        cooldown=(400, 1_000),
+        init="outputs/toy/run-videos/checkpoints/600",
         tasks=Tasks(t2v=2, i2v=1, vc=1, vc_latents=(2,)),
     )
