@@ -11,9 +11,8 @@ JAX_PLATFORMS ?= cpu
 TEST = JAX_PLATFORMS=$(JAX_PLATFORMS) $(BIN)/python -m pytest
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-# Named, or the default one that comes with the package; where that is not there, the tests' one of random weights.
-RANDOM := tests/goldens/checkpoint
-CHECKPOINT ?= $(if $(wildcard lcv_jax/toy_checkpoint/dit),,$(RANDOM))
+# Named, or the default one, which comes with the package.
+CHECKPOINT ?=
 PROMPT ?= A red circle moves to the right on a plain grey background.
 DEMO := outputs/demo.mp4
 
@@ -44,8 +43,6 @@ $(VENV)/installed: pyproject.toml
 
 demo: setup  ## makes a video with the main command and prints its path
 	@mkdir -p $(dir $(DEMO))
-	@if [ "$(CHECKPOINT)" = $(RANDOM) ]; then echo "No trained default checkpoint is there yet:" \
-	  "this runs on the small golden checkpoint, whose weights are random, so the picture looks like noise."; fi
 	$(BIN)/python sample.py t2v $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") --prompt "$(PROMPT)" \
 	  $(if $(CHECKPOINT),--height 96 --width 160 --num-frames 13 --steps 8) --out $(DEMO)
 

@@ -4,8 +4,9 @@ r"""The toy world's text encoder, of the published class: captions in English an
     python train.py configs/toy_text_encoder.py --out outputs/toy/run-text
     python -m lcv_jax.checkpoint export outputs/toy/run-text/checkpoints/2000 outputs/toy/base/text_encoder
 
-The first command writes the tokenizer. Hardware: any. Time: 64 captions a step, 0.2 s on two cores: seven minutes.
-Expected: 99 % of the captions read without a mistake ("read" in the metrics). Not run yet.
+The first command writes the tokenizer. Hardware: any. Time: 64 captions a step, 0.3 s on two cores: eleven minutes.
+Expected: all captions of the last 50 steps read without a mistake ("read" in the metrics), measured when the default
+checkpoint was trained.
 """
 
 from lcv_jax.train.config import CaptionSettings, TextTrainConfig

@@ -4,8 +4,8 @@ r"""The toy world, stage 2: text to image and text to video, 64 x 64, 13 frames,
         --out outputs/toy/videos --max-text-tokens 48 --batch 16 --shard-records 1000
     python train.py configs/toy_videos.py --out outputs/toy/run-videos
 
-Hardware: any. Time: 40 clips of 64 tokens (or 160 pictures) a step, 1 s on two cores: an hour.
-Expected: colour, shape and motion right on most clips (python -m lcv_jax.eval). Not run yet.
+Hardware: any. Time: 40 clips of 64 tokens (or 160 pictures) a step, 0.8 s on two cores: seven minutes.
+Expected: an error of 0.58 ("error" in the metrics), measured when the default checkpoint was trained.
 """
 
 from lcv_jax.train.config import TrainConfig
@@ -17,6 +17,6 @@ def config() -> TrainConfig:
         paths={"outputs/toy/images": 1.0, "outputs/toy/videos": 4.0},
         tokens=40 * 64,
         rate=2e-3,
-        steps=600,
+        steps=500,
         init="outputs/toy/run-images/checkpoints/700",
     )
