@@ -11,7 +11,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def demo(*variables: str) -> str:
     """The command that samples, as make would run it."""
-    done = subprocess.run(["make", "--no-print-directory", "-n", "demo", *variables], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", "demo", *variables], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     _, _, command = done.stdout.replace("\\\n", " ").rpartition("sample.py")
     return " ".join(command.split())
 
