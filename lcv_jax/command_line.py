@@ -3,7 +3,8 @@
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -31,3 +32,17 @@ def one_line() -> Iterator[None]:
         if not end.code:
             raise
         raise InputError(" ".join(re.sub(r"[\u2500-\u257f]", " ", drawn.getvalue()).split())) from None
+
+
+def status(command: Callable[[], int | None], interrupted: str) -> int:
+    """Runs a command and returns its exit status: its own, 0 where it returns None; 2 after one line about bad input,
+    130 after one about Ctrl-C. interrupted: what that leaves behind.
+    """
+    try:
+        return command() or 0
+    except InputError as error:
+        message, code = str(error), 2
+    except KeyboardInterrupt:
+        message, code = f"interrupted; {interrupted}", 130
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

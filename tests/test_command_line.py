@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from lcv_jax.checkpoint import __main__ as checkpoint
-from lcv_jax.command_line import parse
+from lcv_jax.command_line import parse, status
 from lcv_jax.data import cache
 from lcv_jax.data.toy import __main__ as toy
 from lcv_jax.errors import InputError
@@ -75,3 +75,22 @@ def test_every_command_answers_in_one_line(main, args, told, capsys, request, mo
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert told in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "told"),
+    [
+        (None, 0, ""),
+        (3, 3, ""),
+        (InputError("a: is\nwrong"), 2, "error: a: is wrong\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; nothing was kept\n"),
+    ],
+)
+def test_exit_status(capsys, outcome, code, told):
+    def command():
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    assert status(command, "nothing was kept") == code
+    assert capsys.readouterr().err == told

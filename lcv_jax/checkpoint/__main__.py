@@ -16,7 +16,7 @@ import tyro
 from lcv_jax.checkpoint import convert, hub
 from lcv_jax.checkpoint import inspect as inspection
 from lcv_jax.checkpoint import verify as verification
-from lcv_jax.command_line import one_line
+from lcv_jax.command_line import one_line, status
 from lcv_jax.data.text import Tokenizer
 from lcv_jax.errors import InputError
 
@@ -127,16 +127,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install PyTorch
     commands = {"import": Import, "export": Export, "inspect": Inspect, "verify": Verify}
-    try:
+
+    def run() -> int:
         with one_line():
             command = tyro.extras.subcommand_cli_from_dict(commands, args=argv, prog="lcv-checkpoint")
         return command.run()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted, nothing was written: start it again", file=sys.stderr)
-        return 130
+
+    return status(run, "nothing was written: start it again")
 
 
 def parse_size(text: str) -> int:

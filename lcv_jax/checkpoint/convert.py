@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcv_jax.checkpoint import layout, lora, store
+from lcv_jax.checkpoint.folders import appearing
 from lcv_jax.checkpoint.load import check_aliases, read_cast
 from lcv_jax.checkpoint.tensorfile import METADATA, PICKLES, TensorFile, TensorInfo, write_tensors
 from lcv_jax.errors import InputError
@@ -220,30 +221,18 @@ def _convert(
 def _aside(
     src: pathlib.Path, dst: pathlib.Path, size: int, leftovers: Sequence[pathlib.Path]
 ) -> Iterator[pathlib.Path]:
-    """A folder beside `dst` that becomes `dst` when the block ends well, and is removed when it does not."""
-    if dst.exists():
-        raise InputError(f"{dst}: exists already: expected a new folder; choose another or delete it first")
-    if dst.resolve().is_relative_to(src.resolve()):
+    """`folders.appearing` outside `src`, where there is room for `size` bytes."""
+    if not dst.exists() and dst.resolve().is_relative_to(src.resolve()):
         raise InputError(f"{dst}: lies inside the source {src}: expected a folder outside it; choose another")
-    aside = dst.with_name(f"{dst.name}.tmp-{os.getpid()}")
-    if aside.exists():
-        raise InputError(f"{aside}: left by an interrupted import or export: expected no such folder; remove it")
-    try:
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(dst.parent).free
+    with appearing(dst) as aside:
+        free = shutil.disk_usage(aside).free
         if free < size:
             hint = f" ({', '.join(map(str, leftovers))}: left by an interrupted import or export, can be removed)"
             raise InputError(
                 f"{dst}: {amount(size)} needed, {amount(free)} free on this disk: make room"
                 f"{hint if leftovers else ''}, or choose another place"
             )
-        aside.mkdir()
         yield aside
-        aside.rename(dst)
-    except OSError as error:
-        raise InputError(f"{dst}: cannot be written ({error}): choose a place you may write to") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def amount(size: int) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 import tyro
 
-from lcv_jax.command_line import parse
+from lcv_jax.command_line import parse, status
 from lcv_jax.data import shards
 from lcv_jax.data.images import to_model
 from lcv_jax.data.records import DTYPES, Record
@@ -277,17 +277,13 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0; 2 after one line about bad input, 130 after one about Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install PyTorch
-    try:
+
+    def write() -> None:
         cache = parse(Cache, args, prog="python -m lcv_jax.data.cache")
         index = cache.run()
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted; start it again to continue behind the last finished shard", file=sys.stderr)
-        return 130
-    print(_summary(cache.out, index) if index else f"{cache.out}: part {cache.part} is done, others are not yet")
-    return 0
+        print(_summary(cache.out, index) if index else f"{cache.out}: part {cache.part} is done, others are not yet")
+
+    return status(write, "start it again to continue behind the last finished shard")
 
 
 if __name__ == "__main__":

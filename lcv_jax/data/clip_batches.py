@@ -4,22 +4,19 @@ Like the loader of latents (data/loader.py) a batch is a function of the setting
 """
 
 import dataclasses
-import logging
+import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
-from lcv_jax.data.batching import Order, Stream, generator
+from lcv_jax.data.batching import Stream, generator
+from lcv_jax.data.read_ahead import ReadAhead
 from lcv_jax.data.sizes import Sizes
 from lcv_jax.data.sources import TOY, Source, open_clips, open_toy, parse_form
 from lcv_jax.errors import InputError
 
-logger = logging.getLogger(__name__)
-
-_ATTEMPTS = 16  # clips tried in place of one that cannot be used
 _WINDOW, _INSTEAD = 3, 4  # what random numbers are for
 
 
@@ -64,7 +61,7 @@ class HostClips:
     after: Mapping[str, int]
 
 
-class ClipLoader:
+class ClipLoader(ReadAhead):
     """An endless source of `HostClips`; its position is the consumer's.
 
     factors: (time, space) that frames after the first and sides must divide by. rows: which of a batch's rows this host
@@ -85,30 +82,15 @@ class ClipLoader:
         self.settings, self._rows = settings, rows
         self._sources = [_open(one, settings) for one in settings.sets]
         total = sum(one.weight for one in settings.sets)
-        self.streams = tuple(
+        streams = [
             Stream(str(i), i, form_of(one), np.arange(len(source)), one.batch, one.weight / total)
             for i, (one, source) in enumerate(zip(settings.sets, self._sources, strict=True))
-        )
-        self._options = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=settings.ahead)
-        self.damaged = 0
-        self._begin([0] * len(self.streams))
-
-    def __next__(self) -> HostClips:
-        batch = next(self._iterator)
-        self._position = batch.after
-        for what in batch.damaged:
-            logger.warning("%s; another clip stands for it", what)
-        self.damaged += len(batch.damaged)
-        if self.damaged > self.settings.max_damaged:
-            raise InputError(
-                f"{self.damaged} clips so far that cannot be used, more than max_damaged={self.settings.max_damaged}; "
-                f"the last: {batch.damaged[-1]}. Remove them, or allow more"
-            )
-        return batch
+        ]
+        super().__init__(streams, "clips", settings.max_damaged, settings.threads, settings.ahead)
 
     def get_state(self) -> dict[str, Any]:
         """Of JSON's types."""
-        return {"batches": dict(self._position), "damaged": self.damaged, "clips": self._clips()}
+        return {"batches": dict(self.position), "damaged": self.damaged, "clips": self._clips()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues behind what was consumed. Raises InputError if the sets have other clips than then."""
@@ -119,7 +101,7 @@ class ClipLoader:
                 "the same, or start a new run"
             )
         self.damaged = state["damaged"]
-        self._begin([state["batches"][stream.name] for stream in self.streams])
+        self.begin([state["batches"][stream.name] for stream in self.streams])
 
     def _clips(self) -> list[int | str]:
         """Of each set what its clips are: of the toy world, which the settings tell, how many; of files also a checksum
@@ -129,13 +111,9 @@ class ClipLoader:
             for one, source in zip(self.settings.sets, self._sources, strict=True)
         ]
 
-    def _begin(self, counts: Sequence[int]) -> None:
-        batches = Order(self.streams, counts, self.read)
-        self._position = batches.position
-        self._iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(self._options))
-
-    def read(self, stream: Stream, number: int, _: int, after: Mapping[str, int]) -> HostClips:
-        """Batch `number` of the stream."""
+    def read(self, stream: Stream, number: int, at: int, after: Mapping[str, int]) -> HostClips:
+        """Batch `number` of the stream, wherever it stands in the run."""
+        del at
         drawn = [self._clip(stream, number * stream.batch + row) for row in self._rows(stream.batch)]
         frames, damaged = zip(*drawn, strict=True)
         return HostClips(np.stack(frames), stream.batch, tuple(name for names in damaged for name in names), after)
@@ -143,7 +121,8 @@ class ClipLoader:
     def _clip(self, stream: Stream, position: int) -> tuple[np.ndarray, list[str]]:
         one, seed = self.settings.sets[stream.source], self.settings.seed
         entropy = (zlib.crc32(stream.name.encode()), position)
-        frames, damaged = self._read(stream, stream.record(position, seed), generator(seed, _INSTEAD, *entropy))
+        rng, read = generator(seed, _INSTEAD, *entropy), functools.partial(self._frames, stream)
+        frames, damaged = self.read_or_another(stream, stream.record(position, seed), rng, read, InputError)
         if one.window is None:
             return frames, damaged
         places = generator(seed, _WINDOW, *entropy).random(2)
@@ -151,22 +130,14 @@ class ClipLoader:
         y, x = (places * (spare + 1)).astype(int)
         return frames[:, y : y + one.window[0], x : x + one.window[1]], damaged
 
-    def _read(self, stream: Stream, number: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-        """A clip, or if it cannot be used another one of its set; and what could not."""
-        tried: dict[int, str] = {}
-        while True:
-            try:
-                frames = self._sources[stream.source][number].frames
-                if frames.shape[:3] == stream.form:
-                    return frames, list(tried.values())
-                name = self._sources[stream.source].key(number)
-                tried[number] = f"{name}: is {frames.shape[:3]} frames, height, width, expected {stream.form}"
-            except InputError as error:
-                tried[number] = str(error)
-            if len(tried) >= min(_ATTEMPTS, len(stream.records)):
-                raise InputError(f"{len(tried)} clips were tried for one and cannot be used, the last: {tried[number]}")
-            while number in tried:
-                number = int(rng.random() * len(stream.records))
+    def _frames(self, stream: Stream, number: int) -> np.ndarray:
+        source = self._sources[stream.source]
+        frames = source[number].frames
+        if frames.shape[:3] != stream.form:
+            raise InputError(
+                f"{source.key(number)}: is {frames.shape[:3]} frames, height, width, expected {stream.form}"
+            )
+        return frames
 
 
 def form_of(one: ClipSet) -> tuple[int, int, int]:

@@ -6,22 +6,18 @@ cost more in copies than the reading does (Grain runs the threads).
 """
 
 import dataclasses
-import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import grain
 import numpy as np
 
-from lcv_jax.data.batching import Order, Stream, Tasks, batch_size, generator, streams
+from lcv_jax.data.batching import Stream, Tasks, batch_size, generator, streams
+from lcv_jax.data.read_ahead import ReadAhead
 from lcv_jax.data.records import Record, RecordError
 from lcv_jax.data.shards import DEVIATIONS, LATENTS, TEXT, Encoding, Form
 from lcv_jax.errors import InputError
 
-logger = logging.getLogger(__name__)
-
-_ATTEMPTS = 16  # records tried in place of a damaged one
 _TASK, _SAMPLE, _INSTEAD = 0, 1, 2  # what random numbers are for
 EMPTY = "empty"
 
@@ -94,7 +90,7 @@ class HostBatch:
     after: Mapping[str, Any]
 
 
-class Loader:
+class Loader(ReadAhead):
     """An endless source of `HostBatch`. Its position is the consumer's, however far threads have read ahead.
 
     datasets: opened. weights: shares of the batches. rows: which of a batch's rows this host holds, by its size.
@@ -119,33 +115,18 @@ class Loader:
         forms = {form for dataset in datasets for form in dataset.forms}
         sizes = {form: batch_size(form, patch, settings.tokens, settings.multiple) for form in forms}
         named = [(str(number), dataset.forms) for number, dataset in enumerate(datasets)]
-        self.streams = streams(named, weights, sizes)
-        for stream in self.streams:
+        made = streams(named, weights, sizes)
+        for stream in made:
             settings.tasks.choices(stream.form[0])
         self.settings = settings
         self._datasets, self._rows = tuple(datasets), rows
         self._empty = [dataset.prompts().get(EMPTY) for dataset in datasets]
-        self._made_of = _description(datasets, weights, settings, self.streams)
-        self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-        self.damaged = 0
-        self._begin([0] * len(self.streams))
-
-    def __next__(self) -> HostBatch:
-        batch = next(self._iterator)
-        self._position = batch.after
-        for what in batch.damaged:
-            logger.warning("%s; another record stands for it", what)
-        self.damaged += len(batch.damaged)
-        if self.damaged > self.settings.max_damaged:
-            raise InputError(
-                f"{self.damaged} damaged records so far, more than max_damaged={self.settings.max_damaged}; the last: "
-                f"{batch.damaged[-1]}. Repair the dataset, or allow more"
-            )
-        return batch
+        self._made_of = _description(datasets, weights, settings, made)
+        super().__init__(made, "records", settings.max_damaged, threads, ahead)
 
     def get_state(self) -> dict[str, Any]:
         """Of JSON's types, the same on every host but for "damaged", this host's count."""
-        return {"batches": dict(self._position), "damaged": self.damaged, "made_of": self._made_of}
+        return {"batches": dict(self.position), "damaged": self.damaged, "made_of": self._made_of}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues behind what was consumed. Raises InputError, saying what differs, if the data are not the same."""
@@ -159,7 +140,7 @@ class Loader:
                     "settings it was made with, or start a new run from its weights"
                 )
         self.damaged = state["damaged"]
-        self._begin([state["batches"].get(stream.name, 0) for stream in self.streams])
+        self.begin([state["batches"].get(stream.name, 0) for stream in self.streams])
 
     @property
     def empty(self) -> np.ndarray | None:
@@ -169,11 +150,6 @@ class Loader:
     def batches(self) -> list[tuple[Stream, str, int]]:
         """Every (stream, task, latent frames given) that a batch may be: what a step is compiled for."""
         return [(s, *choice) for s in self.streams for choice in self.settings.tasks.choices(s.form[0])]
-
-    def _begin(self, counts: Sequence[int]) -> None:
-        source = Order(self.streams, counts, self.read)
-        self._position = source.position
-        self._iterator = iter(grain.MapDataset.source(source).to_iter_dataset(self._options))
 
     def read(self, stream: Stream, number: int, at: int, after: Mapping[str, int]) -> HostBatch:
         """Batch `number` of the stream, the run's batch `at`."""
@@ -193,7 +169,8 @@ class Loader:
         """Latents, text states and damaged records of a place in a stream; it depends on nothing else."""
         s = self.settings
         entropy = (zlib.crc32(stream.name.encode()), position)
-        record, damaged = self._read(stream, stream.record(position, s.seed), generator(s.seed, _INSTEAD, *entropy))
+        instead, read = generator(s.seed, _INSTEAD, *entropy), self._datasets[stream.source].__getitem__
+        record, damaged = self.read_or_another(stream, stream.record(position, s.seed), instead, read, RecordError)
         rng = generator(s.seed, _SAMPLE, *entropy)
         chosen = rng.random()
         latents = record.arrays[LATENTS].astype(np.float32)
@@ -201,19 +178,6 @@ class Loader:
             noise = rng.standard_normal(latents.shape, np.float32)
             latents = latents + record.arrays[DEVIATIONS].astype(np.float32) * noise
         return latents, self._text(record, chosen, stream.source), damaged
-
-    def _read(self, stream: Stream, number: int, rng: np.random.Generator) -> tuple[Record, list[str]]:
-        """A record, or if it is damaged another one of its stream; and what was damaged."""
-        tried: dict[int, str] = {}
-        while True:
-            try:
-                return self._datasets[stream.source][number], list(tried.values())
-            except RecordError as error:
-                tried[number] = str(error)
-            if len(tried) >= min(_ATTEMPTS, len(stream.records)):
-                raise InputError(f"{len(tried)} records were tried for one and are damaged, the last: {tried[number]}")
-            while number in tried:
-                number = int(stream.records[int(rng.random() * len(stream.records))])
 
     def _text(self, record: Record, uniform: float, source: int) -> np.ndarray:
         """States (l, D) of one of the record's captions, of the empty prompt where it has none."""

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from lcv_jax.command_line import one_line
+from lcv_jax.command_line import one_line, status
 from lcv_jax.data.files import check_writable, replacing
 from lcv_jax.errors import InputError
 from lcv_jax.models import zoo
@@ -190,16 +190,13 @@ def _tell_libtpu() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0, whether the plan fits or not; 2 after one line about bad input."""
     _tell_libtpu()
-    try:
+
+    def run() -> int:
         with one_line():
             command = tyro.extras.subcommand_cli_from_dict({"plan": Plan}, args=argv, prog="python -m lcv_jax.parallel")
         return command.run()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted, nothing was written: start it again", file=sys.stderr)
-        return 130
+
+    return status(run, "nothing was written: start it again")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 
 from lcv_jax.checkpoint import hub, layout
 from lcv_jax.checkpoint.convert import write_shards
+from lcv_jax.checkpoint.folders import appearing
 from lcv_jax.checkpoint.load import flatten
 from lcv_jax.checkpoint.lora import save_lora
 from lcv_jax.checkpoint.tensorfile import PICKLES, TensorInfo
@@ -94,12 +95,9 @@ def _export_model(
 ) -> int:
     abstract = _rounded(zoo.abstract_params(model, FLOAT32), dtype)
     params = read_trained(step, abstract, weights)
-
-    def write(aside: pathlib.Path) -> int:
+    with appearing(dst) as aside:
         _copy_others(base, aside)
         return _write_model(aside / "dit", "dit", model, params, max_shard_size)
-
-    return _appearing(dst, write)
 
 
 def _export_encoder(
@@ -109,25 +107,12 @@ def _export_encoder(
     kind = encoders.KINDS[kept["trains"]]
     model, params = kind.exported(kept, functools.partial(read_trained, step, weights=weights))
     params = jax.tree.map(lambda x: np.asarray(x).astype(jnp.dtype(dtype)), params)
-    return _appearing(dst, lambda aside: _write_model(aside, kept["trains"], model, params, max_shard_size))
+    with appearing(dst) as aside:
+        return _write_model(aside, kept["trains"], model, params, max_shard_size)
 
 
 def _rounded(abstract: Tree, dtype: str) -> Tree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), abstract)
-
-
-def _appearing(dst: pathlib.Path, write: Callable[[pathlib.Path], int]) -> int:
-    """What `write` makes of a folder under another name, which is `dst` when it is done."""
-    aside = dst.with_name(f"{dst.name}.tmp-{os.getpid()}")
-    try:
-        aside.mkdir(parents=True)
-        tensors = write(aside)
-        aside.rename(dst)
-    except OSError as error:
-        raise InputError(f"{dst}: cannot be written ({error}): make room, or choose another place") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return tensors
 
 
 def _write_model(folder: pathlib.Path, name: str, model: zoo.ModelConfig, params: Tree, max_shard_size: int) -> int:

@@ -184,7 +184,7 @@ def test_interrupted(checkpoint_dir, tmp_path, command):
         assert process.stdout.readline() == "reading\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "error: interrupted, nothing was written: start it again\n")
+    assert (process.returncode, err) == (130, "error: interrupted; nothing was written: start it again\n")
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -214,7 +214,7 @@ def test_destination_inside_the_source_is_refused(small):
 
 def test_destination_that_cannot_be_written(small, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/dst: cannot be written .*choose a place"):
+    with pytest.raises(InputError, match=r"file/dst: cannot be written .*choose another place"):
         convert.import_checkpoint(small, tmp_path / "file" / "dst")
 
 

@@ -118,7 +118,7 @@ def test_clips_that_cannot_be_used_are_replaced_told_and_counted(folder, caplog)
     assert "broken.mp4" in told
     # Three epochs meet each of the three at least once; what stands for one may be another of them.
     assert source.damaged == sum(len(batch.damaged) for batch in batches) >= 9
-    assert sum("another clip stands for it" in record.message for record in caplog.records) == source.damaged
+    assert sum("another of the clips stands for it" in record.message for record in caplog.records) == source.damaged
     again = loader(one)
     again.set_state(json.loads(json.dumps(source.get_state())))
     assert again.damaged == source.damaged
@@ -127,13 +127,13 @@ def test_clips_that_cannot_be_used_are_replaced_told_and_counted(folder, caplog)
 
 def test_too_much_damage_ends_the_run(folder):
     source = loader(ClipSet(str(folder), "32x32x5", batch=3), max_damaged=2)
-    with pytest.raises(InputError, match=r"\d clips so far that cannot be used, more than max_damaged=2; the last: .*"):
+    with pytest.raises(InputError, match=r"\d damaged clips so far, more than max_damaged=2; the last: .*"):
         collections.deque(map(next, [source] * 9), maxlen=0)
 
 
 def test_a_set_without_one_good_clip_ends_the_run(folder):
     source = loader(ClipSet(str(folder), "32x32x9", batch=1))
-    with pytest.raises(InputError, match="5 clips were tried for one and cannot be used, the last: "):
+    with pytest.raises(InputError, match="5 clips were tried for one and are damaged, the last: "):
         next(source)
 
 

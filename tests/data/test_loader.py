@@ -164,7 +164,7 @@ def test_damaged_records_are_replaced_counted_and_told(damaged, caplog):
     assert source.get_state()["damaged"] == 2
     (first, _) = [r.message for r in caplog.records if "damaged" in r.message]
     assert "00001.arrayrecord, record 0: damaged" in first
-    assert "another record stands for it" in first
+    assert "another of the records stands for it" in first
     again = loader(damaged)
     again.set_state(source.get_state())
     assert again.damaged == 2

@@ -118,7 +118,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, options, message):
 
 def test_what_is_there_stays(tmp_path, capsys):
     assert base.main(["--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"error: --out {tmp_path}: exists already: expected a new folder")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: exists already: expected a new folder")
     (tmp_path / "file").write_text("")
     assert base.main(["--out", str(tmp_path / "file" / "out")]) == 2
     assert "cannot be written" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from lcv_jax.command_line import parse
+from lcv_jax.command_line import parse, status
 from lcv_jax.data.files import replacing
 from lcv_jax.data.images import write_png
 from lcv_jax.data.toy.drawing import check_size, render
@@ -79,15 +79,8 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0; 2 after one line about bad input, 130 after one about Ctrl-C."""
-    try:
-        parse(Toy, argv, prog="python -m lcv_jax.data.toy").run()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted; the clips so far are whole, the last one is not there", file=sys.stderr)
-        return 130
-    return 0
+    left = "the clips so far are whole, the last one is not there"
+    return status(lambda: parse(Toy, argv, prog="python -m lcv_jax.data.toy").run(), left)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,19 @@ and tones, and single characters, of which it spells what it does not know. Uppe
 """
 
 import collections
-import contextlib
 import dataclasses
 import io
 import itertools
 import json
-import os
 import pathlib
 import re
-import shutil
 import string
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lcv_jax.command_line import parse
+from lcv_jax.checkpoint.folders import appearing
+from lcv_jax.command_line import parse, status
 from lcv_jax.data.text import clean
 from lcv_jax.data.toy.captions import CHINESE, write_captions
 from lcv_jax.data.toy.facts import sample
@@ -61,7 +59,7 @@ class Base:
         if self.captions < 1000:
             raise InputError(f"--captions {self.captions}: expected at least 1000, or words are missing")
         out = pathlib.Path(self.out)
-        with _whole(out) as aside:
+        with appearing(out) as aside:
             tokenizer, scheduler = aside / "tokenizer", aside / "scheduler"
             for folder in (tokenizer, scheduler):
                 folder.mkdir()
@@ -136,37 +134,13 @@ def _pieces(captions: Sequence[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda piece: (-piece[1], piece[0]))
 
 
-@contextlib.contextmanager
-def _whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside `out` that becomes `out` when the block ends well, and is removed when it does not."""
-    if out.exists():
-        raise InputError(f"--out {out}: exists already: expected a new folder; choose another or delete it first")
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        aside.rename(out)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error}); choose a place you may write to") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
 def _write_json(file: pathlib.Path, value: Any) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0; 2 after one line about bad input, 130 after one about Ctrl-C."""
-    try:
-        parse(Base, argv, prog="python -m lcv_jax.data.toy.base").run()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return status(lambda: parse(Base, argv, prog="python -m lcv_jax.data.toy.base").run(), "nothing was written")
 
 
 if __name__ == "__main__":
