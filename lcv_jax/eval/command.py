@@ -79,7 +79,7 @@ class Eval:
     batch: int = 8
     """Records or samples at once."""
     max_text_tokens: int | None = None
-    """Length of the text, the one trained with; by default 512."""
+    """Length of the text, the one trained with; by default the checkpoint's, of published ones 512."""
     loras: tuple[str, ...] = ()
     """LoRA files that are active."""
     dtype: Literal["bfloat16", "float32"] | None = None

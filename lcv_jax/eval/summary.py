@@ -18,7 +18,8 @@ def summary(found: Mapping[str, Any]) -> Iterator[str]:
             f"{told['first']:.2f} to {told['last']:.2f} levels, ratio {ratio}; kept {_share(told['kept'])}"
         )
     for name, told in found.get("reconstruction", {}).items():
-        yield f"reconstruction of {told['clips']} {name}: {told['psnr']:.2f} dB, worst {told['worst']:.2f} dB"
+        decibels = f"{told['psnr']:.2f} dB, worst {told['worst']:.2f} dB"
+        yield f"reconstruction of {told['clips']} {name}: {decibels}; all {_share(told['all'])}"
 
 
 def _share(told: Mapping[str, Any]) -> str:

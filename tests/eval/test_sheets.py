@@ -11,6 +11,8 @@ from lcv_jax.eval.sheets import GREEN, RED, judged_sheet, long_sheet, reconstruc
 CLIP = np.full((13, 64, 64, 3), 77, np.uint8)
 RIGHT, WRONG = (Verdict({}, {"colour": True, "motion": right, "all": right}) for right in (True, False))
 
+FACTS = [toy.Facts((toy.Object("red", "circle", "still"),))] * 2
+
 
 def has(sheet: np.ndarray, colour: tuple[int, int, int]) -> bool:
     """Whether something is written in a colour, antialiased."""
@@ -41,7 +43,7 @@ def test_long_videos_show_every_segment():
 
 
 def test_what_was_decoded_stands_beside_what_was_drawn():
-    sheet = reconstruction_sheet(Reconstructed(np.stack([CLIP] * 2), np.stack([CLIP + 5] * 2)))
+    sheet = reconstruction_sheet(Reconstructed(np.stack([CLIP] * 2), np.stack([CLIP + 5] * 2), FACTS))
     middle = sheet.shape[1] // 2
     for half, shown in ((sheet[:, :middle], 77), (sheet[:, middle:], 82)):
         assert (half == shown).all(axis=-1).sum() >= 2 * 7 * 64 * 64

@@ -11,7 +11,7 @@ def test_lines_by_hand():
         "loss": {"t2v": {"loss": 0.5, "error": 0.25, "error by level": [None]}},
         "judge": {"i2v zh": {"clips": 4, "mean": {"colour": 1.0}, "all": share(2, 4), "kept": share(4, 4)}},
         "long": {"en": film | {"ratio": 3.0}, "zh": film | {"ratio": None}},
-        "reconstruction": {"pictures": {"clips": 5, "psnr": 31.234, "worst": 28.0}},
+        "reconstruction": {"pictures": {"clips": 5, "psnr": 31.234, "worst": 28.0, "all": share(5, 5)}},
     }
     kept = "kept 100.0% (34.2% to 100.0%)"
     assert list(summary(found)) == [
@@ -19,6 +19,6 @@ def test_lines_by_hand():
         "i2v zh, 4 clips: all 50.0% (15.0% to 85.0%), kept 100.0% (51.0% to 100.0%)",
         f"long en, 2 films of 3 segments: error of colour 1.00 to 3.00 levels, ratio 3.00; {kept}",
         f"long zh, 2 films of 3 segments: error of colour 1.00 to 3.00 levels, ratio none; {kept}",
-        "reconstruction of 5 pictures: 31.23 dB, worst 28.00 dB",
+        "reconstruction of 5 pictures: 31.23 dB, worst 28.00 dB; all 100.0% (56.6% to 100.0%)",
     ]
     assert list(summary({"settings": {}})) == []
