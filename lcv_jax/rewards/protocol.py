@@ -1,0 +1,148 @@
+"""What a reward is, how one is asked for, and what comes back.
+
+    settings = (RewardSettings("toy-visual"), RewardSettings("toy-text", weight=2.0, url="http://10.0.0.7:8700"))
+    rewards = open_rewards(settings)                    # opening.py: loads models, reaches servers; InputError
+    check_prompts(rewards, prompts)                     # opening.py: InputError before anything is computed
+    scored = gather(rewards, frames, prompts, group=4)  # gathering.py: asks all at once, never raises for a reward
+    scored.scores                                       # (K, N) float32, NaN where a reward failed
+    scored.grouped, scored.kept                         # (K, P, G) and (P,): groups to be left out are False
+
+Samples of a group stand together: sample i belongs to group i // G, and N = P G. K rewards stand in the order of the
+settings. Scores are comparable within a reward only: larger is better.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from lcv_jax.errors import InputError
+from lcv_jax.published import is_number
+
+Frames = np.ndarray | Sequence[np.ndarray]
+"""Videos, uint8 RGB: (N, F, H, W, 3), or N arrays (F, H, W, 3) that may differ in F, H and W."""
+Device = Literal["cpu", "cuda"]
+
+
+class RewardFailed(Exception):
+    """A reward gave no scores this time; it may the next. The message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FramePick:
+    """Which frames of a video a reward looks at, evenly spaced from the first to the last; only they are handed over.
+
+    rate: frames a second, None for all there are. multiple: of which their number is one, where the video is long
+    enough. least, most: bounds of their number.
+    """
+
+    rate: float | None = None
+    multiple: int = 1
+    least: int = 1
+    most: int | None = None
+
+    def indices(self, frames: int, fps: float) -> np.ndarray:
+        """Numbers of the frames of a video of `frames` frames at `fps` a second, ascending, each at most once."""
+        count = frames if self.rate is None else frames / fps * self.rate
+        count = int(count // self.multiple * self.multiple)
+        count = max(count, self.least)
+        if self.most is not None:
+            count = min(count, self.most)
+        return np.unique(np.round(np.linspace(0, frames - 1, min(count, frames))).astype(int))
+
+
+class Reward(Protocol):
+    """One judge of videos. May compute here or ask another machine. Called by one thread at a time."""
+
+    name: str
+    picks: FramePick
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raises InputError for prompts that cannot be judged."""
+
+    def __call__(self, frames: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        """Scores (N,) float32 of N videos (F, H, W, 3) uint8, already reduced to what `picks` names, for N prompts.
+
+        NaN where a video cannot be scored. Raises InputError for prompts or videos that it will never score, and
+        RewardFailed, or anything else, where another try may help.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSettings:
+    """One reward of a run.
+
+    name: one of `opening.NAMES`, or, with a url, one that is served there. weight: in the sum of advantages. url: of a
+    reward server, such as http://10.0.0.7:8700; None computes in this process. path: folder of the published weights,
+    of a reward in this process that has some. device: that they compute on in this process. timeout_s: seconds for one
+    request. retries: requests that may be repeated in a call of `gather`. batch: videos in one request. most_frames:
+    of each video; None leaves it to the reward. Raises InputError on values out of range.
+    """
+
+    name: str
+    weight: float = 1.0
+    url: str | None = None
+    path: str | None = None
+    device: Device = "cpu"
+    timeout_s: float = 120.0
+    retries: int = 2
+    batch: int = 16
+    most_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        def expect(holds: bool, field: str, expected: str) -> None:
+            if not holds:
+                raise InputError(f"reward {self.name!r}: {field}={getattr(self, field)!r}: expected {expected}")
+
+        expect(isinstance(self.name, str) and bool(self.name), "name", "a name")
+        expect(is_number(self.weight, float) and self.weight >= 0, "weight", "a number from 0")
+        expect(is_number(self.timeout_s, float) and self.timeout_s > 0, "timeout_s", "seconds above 0")
+        expect(is_number(self.retries) and self.retries >= 0, "retries", "a whole number from 0")
+        expect(is_number(self.batch) and self.batch > 0, "batch", "a whole number above 0")
+        whole = self.most_frames is None or (is_number(self.most_frames) and self.most_frames > 0)
+        expect(whole, "most_frames", "a whole number above 0, or None")
+        expect(self.url is None or self.path is None, "path", "None, as the url names a server that has its own")
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A reward that is ready, and how it is to be asked."""
+
+    settings: RewardSettings
+    reward: Reward
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What K rewards say of N videos in groups of G.
+
+    names: of the rewards. weights: (K,) float32. scores: (K, N) float32, NaN where a reward failed. group: G. failed:
+    by name, how many samples it gave no score for. seconds: by name, how long it took, all tries together.
+    """
+
+    names: tuple[str, ...]
+    weights: np.ndarray
+    scores: np.ndarray
+    group: int
+    failed: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+    @property
+    def grouped(self) -> np.ndarray:
+        """(K, P, G) float32."""
+        return self.scores.reshape(len(self.names), -1, self.group)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(P,) bool: groups of which every sample has every score. The others are to be left out of the update."""
+        return np.isfinite(self.grouped).all(axis=(0, 2))
+
+    @property
+    def dropped(self) -> int:
+        """How many groups are not kept."""
+        return int((~self.kept).sum())
