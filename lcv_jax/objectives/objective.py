@@ -1,13 +1,16 @@
 """What every objective takes and returns."""
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from lcv_jax.flow.schedule import ScheduleConfig
+from lcv_jax.models.dit import DiT
 from lcv_jax.models.layers import lora_collection
 from lcv_jax.models.umt5 import TextStates
 
@@ -24,8 +27,9 @@ Tree = Any
 class Trees:
     """Everything that an objective may read besides its batch; one of the trees is trained, the others are given.
 
-    params: the model's parameters. lora: active adapters by name (models/lora.py). reference, ema: parameters of other
-    versions of the model. prompts: encoded prompts that are the same for all samples, by name, (1, L, D).
+    params: the model's parameters. lora: active adapters by name (models/lora.py). reference: adapters of another
+    version of the model, frozen. ema: running mean of what is trained, where the run keeps one. prompts: encoded
+    prompts that are the same for all samples, by name, (1, L, D).
     """
 
     params: Tree = None
@@ -37,7 +41,11 @@ class Trees:
     @property
     def variables(self) -> dict[str, Tree]:
         """What the model is applied with."""
-        return {"params": self.params} | ({} if self.lora is None else {"lora": lora_collection(self.lora)})
+        return self.with_adapters(self.lora)
+
+    def with_adapters(self, lora: Tree) -> dict[str, Tree]:
+        """The same with other adapters by name, None for none at all."""
+        return {"params": self.params} | ({} if lora is None else {"lora": lora_collection(lora)})
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["total", "count"], meta_fields=[])
@@ -75,3 +83,26 @@ class Objective(Protocol):
         batch: a pytree whose leaves have the samples on their first axis. keys: (B,), one for each sample, so that a
         sample's randomness does not depend on the batch it is in.
         """
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(abc.ABC):
+    """What a config says of an objective of the transformer, and what that needs. Each lies in its objective's file.
+
+    reads: the trees that it cannot do without, of "lora", "reference" and "ema".
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Texts of the encoded prompts that it reads, by their names in `Trees.prompts`."""
+        return {}
+
+    def check(self, schedule: ScheduleConfig) -> None:
+        """Raises InputError unless it goes with the schedule of the checkpoint that the run belongs to."""
+        del schedule
+
+    @abc.abstractmethod
+    def of(self, model: DiT) -> Objective:
+        """The objective as a value."""

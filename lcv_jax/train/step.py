@@ -34,7 +34,8 @@ def make_step(
 ) -> Step:
     """step(state, batch, given) -> (state, metrics), to be jitted (`jitted`).
 
-    trained: the tree that the state holds, "params" or "lora". given: the other trees, outside the optimizer.
+    trained: the tree that the state holds, "params" or "lora". given: the other trees, outside the optimizer; its ema
+    is the state's, as it was before the step.
     accumulate: micro-batches that a batch is cut into, one after the other; the gradient is their mean, so the result
     is that of the whole batch within rounding. ema_decay: of the mean that the state may have; in its first
     9 / (1 - decay) steps it forgets faster, with (1 + n) / (10 + n) at step n. shardings: of the trained tree;
@@ -58,6 +59,7 @@ def make_step(
 
     def step(state: TrainState, batch: Any, given: Trees = _NOTHING) -> tuple[TrainState, Metrics]:
         keys = sample_keys(jax.random.fold_in(state.key, state.step), batch_size(batch))
+        given = dataclasses.replace(given, ema=state.ema)
         value, metrics, grads = _gradients(loss, state.trained, given, batch, keys, accumulate, placed)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(value)

@@ -90,6 +90,24 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(bad):
     jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(after, step=before.step), before)
 
 
+def test_an_objective_reads_the_mean_as_it_was_before_the_step():
+    """And nothing else in its place: without a mean there is none."""
+
+    def distance(trees, batch, keys):
+        far = jnp.float32(-1) if trees.ema is None else jnp.square(trees.ema["w"] - trees.params["w"]).sum()
+        return regression(trees, batch, keys)[0], {"distance": Average.of(far)}
+
+    step = jitted(make_step(distance, SGD, ema_decay=0.5))
+    state, metrics = step(fresh(ema=True), rows(4))
+    assert float(metrics["distance"].value) == 0
+    before = np.square(np.asarray(state.ema["w"]) - np.asarray(state.trained["w"])).sum()
+    assert before > 0
+    _, metrics = step(state, rows(4))
+    assert float(metrics["distance"].value) == pytest.approx(before, rel=1e-5)
+    _, metrics = step(fresh(), rows(4), Trees(ema={"w": W}))
+    assert float(metrics["distance"].value) == -1
+
+
 def test_only_the_lora_is_trained():
     """The base is an argument: it has no gradient, no moments, and is not donated."""
     adam = optax.adam(0.1)
