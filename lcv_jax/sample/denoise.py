@@ -68,7 +68,7 @@ def denoise(
     # A copy, because each step donates its latents; where a step leaves them, because latents that came from elsewhere
     # would compile the step a second time.
     x = jnp.copy(place(c.latents if c.cache is None else c.latents[:, c.num_cond :], LATENTS))
-    text = c.text if c.negative is None else _stack(c.negative, c.text)
+    text = c.text if c.negative is None else with_negative(c.negative, c.text)
     text = TextStates(place(text.states, ("batch", None, None)), place(text.mask, ("batch", None)))
     guidance = None if c.negative is None else np.float32(c.guidance)
     total = len(c.sigmas) - 1
@@ -117,16 +117,34 @@ def sample_step(
     """
     B, T = latents.shape[:2]
     times = jnp.broadcast_to(jnp.where(jnp.arange(T) < num_cond, 0, t), (B, T))
-    if guidance is None:
-        v = model.apply(variables, latents, times, text.states, text.mask, num_cond=num_cond, cache=cache)
-    else:
-        twice = (jnp.repeat(x, 2, axis=0) for x in (latents, times))
-        both = model.apply(variables, *twice, text.states, text.mask, num_cond=num_cond, cache=cache)
-        v = cfg_zero(both[1::2], both[::2], guidance)
+    v = guided_velocity(model, variables, latents, times, text, cache, guidance, num_cond=num_cond)
     noisy = euler_step(latents[:, num_cond:], v[:, num_cond:], t, t_next)
     return model.placement(jnp.concatenate([latents[:, :num_cond], noisy], axis=1), LATENTS)
 
 
-def _stack(negative: TextStates, positive: TextStates) -> TextStates:
-    """Rows n0, p0, n1, p1, ..."""
+def guided_velocity(
+    model: DiT,
+    variables: Mapping[str, Any],
+    latents: Array,
+    times: Array,
+    text: TextStates,
+    cache: KVCache | None = None,
+    guidance: Array | None = None,
+    *,
+    num_cond: int = 0,
+) -> Array:
+    """The velocity (B, T, h, w, C) float32 that the sampler follows, a pure function: without guidance the network's,
+    else CFG-zero* of its two. Gradients go through both.
+
+    latents: (B, T, h, w, C). times: (B, T). text: as for `sample_step`; `with_negative` puts it together.
+    """
+    if guidance is None:
+        return model.apply(variables, latents, times, text.states, text.mask, num_cond=num_cond, cache=cache)
+    twice = (jnp.repeat(x, 2, axis=0) for x in (latents, times))
+    both = model.apply(variables, *twice, text.states, text.mask, num_cond=num_cond, cache=cache)
+    return cfg_zero(both[1::2], both[::2], guidance)
+
+
+def with_negative(negative: TextStates, positive: TextStates) -> TextStates:
+    """Rows n0, p0, n1, p1, ... negative, positive: (B, L, D) each."""
     return jax.tree.map(lambda n, p: jnp.stack([n, p], axis=1).reshape(-1, *n.shape[1:]), negative, positive)
