@@ -15,7 +15,7 @@ from lcv_jax.errors import InputError
 from lcv_jax.eval.sampling import Judged
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.objectives.objective import Metrics, Trees
-from lcv_jax.objectives.pretrain import Batch, ConditionNoise, Pretrain
+from lcv_jax.objectives.pretrain import Batch, Pretrain, Pretraining
 from lcv_jax.sample.pipeline import Pipeline
 
 
@@ -34,7 +34,7 @@ class HeldOut:
 
     def loss(self, pipe: Pipeline, dataset: Dataset, task: Judged) -> Metrics:
         """Averages over all records that can be this task; raises InputError if there are none."""
-        objective = Pretrain(pipe.dit, 0.0, ConditionNoise(), self.bins)
+        objective = Pretrain(pipe.dit, Pretraining(text_dropout=0, bins=self.bins))
         trees = Trees(params=pipe.params["dit"], lora=pipe.adapters.trees(self.loras) if self.loras else None)
         total: Metrics = {}
         num_cond = {"t2v": 0, "i2v": 1, "vc": pipe.coder.config.latent_frames(self.cond_frames)}[task]

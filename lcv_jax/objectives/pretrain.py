@@ -86,15 +86,12 @@ class Draw:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrain:
-    """The objective as a value.
-
-    model: with float32 parameters and any compute dtype. text_dropout: share of samples that see the empty prompt, for
-    guidance. bins: equal parts of [0, 1] in which the error is reported by its noise level. shift_tokens: noisy tokens
-    at which levels are not shifted (flow/noise_levels.py).
+class Pretraining:
+    """What a config says of it. text_dropout: share of samples that see the empty prompt, for guidance. bins: equal
+    parts of [0, 1] in which the error is reported by its noise level. shift_tokens: noisy tokens at which levels are
+    not shifted (flow/noise_levels.py).
     """
 
-    model: DiT
     text_dropout: float = 0.1
     condition_noise: ConditionNoise = ConditionNoise()
     bins: int = 10
@@ -108,6 +105,17 @@ class Pretrain:
         if self.shift_tokens < 1:
             raise InputError(f"pretraining, shift_tokens={self.shift_tokens}: expected at least 1")
 
+    def of(self, model: DiT) -> "Pretrain":
+        return Pretrain(model, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """The objective as a value. model: with float32 parameters and any compute dtype."""
+
+    model: DiT
+    settings: Pretraining = Pretraining()
+
     def __call__(self, trees: Trees, batch: Batch, keys: Array) -> tuple[Array, Metrics]:
         """See `objective.Objective`. Reads trees.params, trees.lora and the prompt "empty"."""
         return self.evaluate(trees, batch, self.draw(batch, keys))
@@ -116,7 +124,7 @@ class Pretrain:
         """The batch's randomness, each sample from its own key."""
         _, T, h, w, _ = batch.latents.shape
         _, p, q = self.model.config.patch_size
-        shift = token_shift((T - batch.num_cond) * (h // p) * (w // q), self.shift_tokens)
+        shift = token_shift((T - batch.num_cond) * (h // p) * (w // q), self.settings.shift_tokens)
         one = functools.partial(self._draw_one, shape=batch.latents.shape[1:], num_cond=batch.num_cond, shift=shift)
         return jax.vmap(one)(keys)
 
@@ -125,18 +133,19 @@ class Pretrain:
         key = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         u = jax.random.uniform(key["level"], (), F32)
         cond = jnp.zeros(num_cond, F32)
-        if num_cond > 1 and self.condition_noise.probability:
-            chosen = jax.random.bernoulli(key["condition"], float(self.condition_noise.probability), (num_cond,))
-            own = jax.random.uniform(key["condition level"], (num_cond,), F32, maxval=self.condition_noise.level)
+        perturbed = self.settings.condition_noise
+        if num_cond > 1 and perturbed.probability:
+            chosen = jax.random.bernoulli(key["condition"], float(perturbed.probability), (num_cond,))
+            own = jax.random.uniform(key["condition level"], (num_cond,), F32, maxval=perturbed.level)
             cond = jnp.where(chosen, own, 0)
-        told = cond if self.condition_noise.told == Told.LEVEL else jnp.zeros_like(cond)
+        told = cond if perturbed.told == Told.LEVEL else jnp.zeros_like(cond)
         noisy = jnp.broadcast_to(level(u, shift), (shape[0] - num_cond,))
         return Draw(
             noise=jax.random.normal(key["noise"], shape, F32),
             t=jnp.concatenate([cond, noisy]),
             told=jnp.concatenate([told, noisy]),
             weight=loss_weight(u),
-            drop_text=jax.random.bernoulli(key["text"], float(self.text_dropout)),
+            drop_text=jax.random.bernoulli(key["text"], float(self.settings.text_dropout)),
         )
 
     def evaluate(self, trees: Trees, batch: Batch, draw: Draw) -> tuple[Array, Metrics]:
@@ -150,8 +159,8 @@ class Pretrain:
         v = self.model.apply(trees.variables, x, draw.told, text.states, text.mask, num_cond=batch.num_cond)
         error = velocity_error(v, batch.latents, draw.noise, batch.num_cond)
         weighted = draw.weight * error
-        bins = jnp.clip((draw.t[:, -1] * self.bins).astype(jnp.int32), 0, self.bins - 1)
-        inside = jax.nn.one_hot(bins, self.bins, dtype=F32)
+        bins = self.settings.bins
+        inside = jax.nn.one_hot(jnp.clip((draw.t[:, -1] * bins).astype(jnp.int32), 0, bins - 1), bins, dtype=F32)
         by_level = Average(error @ inside, inside.sum(0))
         return weighted.mean(), {
             "loss": Average.of(weighted),
@@ -161,12 +170,12 @@ class Pretrain:
 
     def _text(self, trees: Trees, text: TextStates, drop: Array) -> TextStates:
         """The samples' text, replaced by the empty prompt where it is dropped."""
-        if not self.text_dropout:
+        if not self.settings.text_dropout:
             return text
         if EMPTY not in trees.prompts:
             raise InputError(
-                f"text is dropped with probability {self.text_dropout}, but there is no encoded prompt {EMPTY!r}: "
-                "give the states of the empty prompt, or set text_dropout to 0"
+                f"text is dropped with probability {self.settings.text_dropout}, but there is no encoded prompt "
+                f"{EMPTY!r}: give the states of the empty prompt, or set text_dropout to 0"
             )
         empty = _lengthened(trees.prompts[EMPTY], text.states.shape)
         states = jnp.where(drop[:, None, None], empty.states.astype(text.states.dtype), text.states)

@@ -20,7 +20,6 @@ from lcv_jax.models.lora import init_lora
 from lcv_jax.models.precision import FLOAT32, Precision
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.objectives.objective import Trees
-from lcv_jax.objectives.pretrain import Pretrain
 from lcv_jax.ops.attention import dense_attention
 from lcv_jax.ops.sparse_attention import BlockSparseAttention
 from lcv_jax.parallel.mesh import MeshConfig
@@ -32,7 +31,7 @@ from lcv_jax.train.feed import Feed, abstract_batch, check_divides, latents_batc
 from lcv_jax.train.live import LiveToy, is_live
 from lcv_jax.train.programs import Kind
 from lcv_jax.train.state import TrainState
-from lcv_jax.train.training import Training, assembled, keys
+from lcv_jax.train.training import Training, assembled, computing, keys
 from lcv_jax.train.weights import read_model
 
 Tree = Any
@@ -64,7 +63,7 @@ class DiTTraining(Training):
             threads=data.threads,
             ahead=data.ahead,
         )
-        objective = Pretrain(model, config.text_dropout, config.condition_noise, config.bins, config.shift_tokens)
+        objective = config.objective.of(model)
         trained = "params" if config.lora is None else "lora"
         return cls(
             **assembled(config, objective, *_trained(config, placement), trained),
@@ -100,7 +99,7 @@ class DiTTraining(Training):
     def trees(self, state: TrainState, given: Trees, *, ema: bool = True) -> Trees:
         """All trees that the objective reads, with the running mean of what is trained if there is one."""
         tree = state.ema if ema and state.ema is not None else state.trained
-        return dataclasses.replace(given, **{"params" if self.config.lora is None else "lora": tree})
+        return dataclasses.replace(given, **{self.trained: tree})
 
 
 def _check(config: TrainConfig) -> None:
@@ -171,8 +170,7 @@ def make_model(config: TrainConfig, placement: MeshPlacement) -> DiT:
     if config.attention is not None:
         block = config.attention.block
         attention = placement.attention(BlockSparseAttention(block, block, config.attention.sparsity))
-    precision = dataclasses.replace(precision_of(config), param=jnp.dtype("float32"))
-    return DiT(config.model, precision, attention, dense, placement, config.remat)
+    return DiT(config.model, computing(config), attention, dense, placement, config.remat)
 
 
 def _untrained(config: TrainConfig, key: jax.Array) -> Tree:

@@ -17,14 +17,13 @@ from lcv_jax.data.clip_batches import ClipSettings
 from lcv_jax.data.files import replacing
 from lcv_jax.data.loader import Settings
 from lcv_jax.errors import InputError
-from lcv_jax.flow.noise_levels import SHIFT_TOKENS
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.lora import LoRAConfig
 from lcv_jax.models.remat import Remat
 from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.models.vae_config import VAEConfig
 from lcv_jax.objectives.autoencoder import Weights
-from lcv_jax.objectives.pretrain import ConditionNoise
+from lcv_jax.objectives.pretrain import Pretraining
 from lcv_jax.train.optimizer import AdamW, Muon
 
 FILE = "config.json"
@@ -108,19 +107,17 @@ class TrainConfig(RunConfig):
 
     model: the DiT. data: see DataConfig. checkpoint: where the autoencoder, text encoder, tokenizer and schedule are
     that belong to the data; samples and exports need it. lora: train adapters of `init` instead of the model itself.
-    attention: block sparse instead of dense. shift_tokens: see Pretrain. remat: what blocks keep for the backward pass.
+    objective: what is minimised. attention: block sparse instead of dense. remat: what blocks keep for the backward
+    pass.
     """
 
     trains = "dit"
     model: DiTConfig
     data: DataConfig
     checkpoint: str | None = None
+    objective: Pretraining = dataclasses.field(default_factory=Pretraining)
     lora: LoRAConfig | None = None
     attention: SparseConfig | None = None
-    text_dropout: float = 0.1
-    condition_noise: ConditionNoise = dataclasses.field(default_factory=ConditionNoise)
-    shift_tokens: int = SHIFT_TOKENS
-    bins: int = 10
     remat: Remat = Remat.FULL
     samples: SampleConfig = dataclasses.field(default_factory=SampleConfig)
 

@@ -16,7 +16,7 @@ from lcv_jax.data.text import Tokenizer
 from lcv_jax.data.toy.caption_batches import CaptionBatches, Captions
 from lcv_jax.errors import InputError
 from lcv_jax.models import zoo
-from lcv_jax.models.precision import FLOAT32, Precision
+from lcv_jax.models.precision import FLOAT32
 from lcv_jax.models.umt5 import UMT5Encoder
 from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.models.vae import WanVAE
@@ -28,11 +28,11 @@ from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import TRAINING
 from lcv_jax.sample.encoders import tokenizer_fingerprint
-from lcv_jax.train.config import CaptionSettings, RunConfig, TextTrainConfig, VAETrainConfig
+from lcv_jax.train.config import CaptionSettings, TextTrainConfig, VAETrainConfig
 from lcv_jax.train.feed import Feed, Put, check_divides, rows_like, rows_of
 from lcv_jax.train.programs import Kind
 from lcv_jax.train.state import TrainState
-from lcv_jax.train.training import Training, assembled, keys
+from lcv_jax.train.training import Training, assembled, computing, keys
 from lcv_jax.train.weights import read_model
 
 Tree = Any
@@ -230,11 +230,6 @@ def clips(settings: ClipSettings, config: VAETrainConfig, placement: MeshPlaceme
     if model.in_channels != 3 or model.out_channels != 3:
         raise InputError(f"model: {model.in_channels} channels in, {model.out_channels} out; clips have 3")
     return ClipLoader(settings, (model.temporal_factor, model.spatial_factor), rows=rows_of(placement))
-
-
-def computing(config: RunConfig) -> Precision:
-    """Of computation; what is trained is float32."""
-    return dataclasses.replace(Precision.named(config.dtype), param=FLOAT32.param)
 
 
 def _frames(host: HostClips, put: Put) -> Frames:

@@ -1,6 +1,7 @@
 """The optimizers. AdamW is the report's: a constant rate for each stage, here after a warm-up, with clipped gradients.
 
-Muon is ours, for what is trained from scratch on little hardware: in the toy world it needs a third of AdamW's steps.
+Muon is ours, for what is trained from scratch on little hardware: in one trial with pictures, the toy world's
+autoencoder came back with 20.3 dB after 200 of its steps and 23.4 dB after 400, with 19.6 dB after 400 of AdamW's best.
 """
 
 import dataclasses

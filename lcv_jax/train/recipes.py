@@ -9,7 +9,7 @@ from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.remat import Remat
 from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.models.vae_config import VAEConfig
-from lcv_jax.objectives.pretrain import ConditionNoise
+from lcv_jax.objectives.pretrain import ConditionNoise, Pretraining
 from lcv_jax.train.config import DataConfig, SampleConfig, TrainConfig, VAETrainConfig
 from lcv_jax.train.optimizer import AdamW, Muon
 
@@ -79,7 +79,7 @@ def published(
         steps=steps,
         checkpoint="meituan-longcat/LongCat-Video",
         init=init,
-        condition_noise=DRIFT if tasks is not None and tasks.vc else ConditionNoise(),
+        objective=Pretraining(condition_noise=_against_drift(tasks)),
         mesh=mesh,
     )
 
@@ -110,8 +110,7 @@ def toy(
         steps=steps,
         checkpoint="outputs/toy/base",
         init=init,
-        condition_noise=DRIFT if tasks is not None and tasks.vc else ConditionNoise(),
-        shift_tokens=16,
+        objective=Pretraining(condition_noise=_against_drift(tasks), shift_tokens=16),
         remat=Remat.NONE,
         ema_decay=0.999,
         save_every=500,
@@ -134,3 +133,7 @@ def toy_vae(
         save_every=500,
         log_every=50,
     )
+
+
+def _against_drift(tasks: Tasks | None) -> ConditionNoise:
+    return DRIFT if tasks is not None and tasks.vc else ConditionNoise()

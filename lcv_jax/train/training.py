@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from lcv_jax.data.batching import Stream
+from lcv_jax.models.precision import FLOAT32, Precision
 from lcv_jax.objectives.objective import Objective, Trees
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.train.config import RunConfig
@@ -51,6 +52,11 @@ class Training(abc.ABC):
 
 def new_state(config: RunConfig, trained: Tree) -> TrainState:
     return create(trained, config.optimizer.make(), keys(config.seed)[1], ema=config.ema_decay is not None)
+
+
+def computing(config: RunConfig) -> Precision:
+    """Of computation; what is trained is float32."""
+    return dataclasses.replace(Precision.named(config.dtype), param=FLOAT32.param)
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array]:

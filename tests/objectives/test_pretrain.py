@@ -18,7 +18,7 @@ from lcv_jax.models.lora import LoRAConfig, init_lora
 from lcv_jax.models.precision import BFLOAT16, FLOAT32
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.objectives.objective import Average, Trees
-from lcv_jax.objectives.pretrain import Batch, ConditionNoise, Draw, Pretrain, Told
+from lcv_jax.objectives.pretrain import Batch, ConditionNoise, Draw, Pretrain, Pretraining, Told
 from lcv_jax.train.step import sample_keys
 
 KEYS = sample_keys(jax.random.key(5), 4)
@@ -40,7 +40,7 @@ def test_loss_and_gradients_are_the_official_ones(goldens, checkpoint_dir):
     x0, noise = x + at * target, x - (1 - at) * target
     batch = Batch(jnp.asarray(x0), TextStates(text, mask))
     draw = Draw(jnp.asarray(noise), jnp.asarray(t), jnp.asarray(t), jnp.ones(len(x)), jnp.zeros(len(x), bool))
-    objective = Pretrain(DiT(config, FLOAT32), text_dropout=0)
+    objective = Pretrain(DiT(config, FLOAT32), Pretraining(text_dropout=0))
 
     @jax.jit
     def gradient(params):
@@ -56,7 +56,7 @@ def test_loss_and_gradients_are_the_official_ones(goldens, checkpoint_dir):
 
 
 def test_a_sample_is_drawn_alike_in_any_batch():
-    objective = Pretrain(training.dit(), condition_noise=ConditionNoise(0.5))
+    objective = Pretrain(training.dit(), Pretraining(condition_noise=ConditionNoise(0.5)))
     whole = objective.draw(training.batch(size=4, num_cond=2), KEYS)
     one = objective.draw(training.batch(size=1, num_cond=2), KEYS[2:3])
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[2:3], b), whole, one)
@@ -91,7 +91,7 @@ def test_levels_and_weights_are_those_of_the_tokens():
 )
 def test_condition_frames_get_small_noise_each_by_itself(noise, num_cond, share):
     batch = training.batch(size=500, num_cond=num_cond)
-    objective = Pretrain(training.dit(), condition_noise=noise)
+    objective = Pretrain(training.dit(), Pretraining(condition_noise=noise))
     draw = objective.draw(batch, sample_keys(jax.random.key(1), 500))
     cond, told = draw.t[:, :num_cond], draw.told[:, :num_cond]
     assert float((cond > 0).mean()) == pytest.approx(share, abs=0.05)
@@ -120,7 +120,7 @@ def test_a_noisy_condition_frame_is_still_a_condition(params):
     assert (changed > 1e-5).all()  # frame 0 too, because condition frames see one another
 
 
-OBJECTIVE = Pretrain(training.dit(), text_dropout=0.5, bins=4)
+OBJECTIVE = Pretrain(training.dit(), Pretraining(text_dropout=0.5, bins=4))
 evaluate = jax.jit(OBJECTIVE.evaluate)
 
 
@@ -207,7 +207,7 @@ def test_bfloat16_computes_from_float32_masters(params):
 )
 def test_bad_objectives_raise(change, message):
     with pytest.raises(InputError, match=message):
-        Pretrain(training.dit(), **change)
+        Pretrain(training.dit(), Pretraining(**change))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import training
-from lcv_jax.objectives.pretrain import ConditionNoise, Pretrain
+from lcv_jax.objectives.pretrain import ConditionNoise, Pretrain, Pretraining
 from lcv_jax.ops.attention import dense_attention
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
@@ -36,7 +36,7 @@ class On:
         trained = place.params(training.TINY, jax.eval_shape(lambda: training.init(plain)))
         self.abstract = jax.eval_shape(self.create)
         self.shardings = state_shardings(self.abstract, trained, OPTIMIZER)
-        objective = Pretrain(model, condition_noise=ConditionNoise(0.5))
+        objective = Pretrain(model, Pretraining(condition_noise=ConditionNoise(0.5)))
         step = make_step(objective, OPTIMIZER, accumulate=accumulate, shardings=trained)
         self.step = jitted(step, self.shardings)
 

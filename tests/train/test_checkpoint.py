@@ -11,7 +11,7 @@ import pytest
 
 import training
 from lcv_jax.errors import InputError
-from lcv_jax.objectives.pretrain import ConditionNoise, Pretrain
+from lcv_jax.objectives.pretrain import ConditionNoise, Pretrain, Pretraining
 from lcv_jax.train.checkpoint import Checkpoints
 from lcv_jax.train.optimizer import AdamW
 from lcv_jax.train.state import abstract_state, create, state_shardings
@@ -31,7 +31,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def step():
-    objective = Pretrain(training.dit(), condition_noise=ConditionNoise(0.5))
+    objective = Pretrain(training.dit(), Pretraining(condition_noise=ConditionNoise(0.5)))
     return jitted(make_step(objective, OPTIMIZER, ema_decay=0.9))
 
 

@@ -28,6 +28,7 @@ from lcv_jax.errors import InputError
 from lcv_jax.models import zoo
 from lcv_jax.models.lora import LoRAConfig
 from lcv_jax.models.precision import FLOAT32
+from lcv_jax.objectives.pretrain import Pretraining
 from lcv_jax.train import build, command
 from lcv_jax.train.build import DiTTraining
 from lcv_jax.train.config import SampleConfig, read_recipe
@@ -99,8 +100,8 @@ def test_a_finished_run_is_left_alone(config, undisturbed):
 
 def test_another_config_is_refused_and_changes_nothing(config, undisturbed):
     kept = (undisturbed / "config.json").read_bytes()
-    with pytest.raises(InputError, match="was begun with another config: bins was 10, is 5; choose another --out"):
-        command.train(dataclasses.replace(config, bins=5), str(undisturbed))
+    with pytest.raises(InputError, match="begun with another config: objective/bins was 10, is 5; choose another"):
+        command.train(dataclasses.replace(config, objective=Pretraining(bins=5)), str(undisturbed))
     assert (undisturbed / "config.json").read_bytes() == kept
 
 

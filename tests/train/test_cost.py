@@ -9,7 +9,7 @@ from lcv_jax.models.dit_geometry import Geometry
 from lcv_jax.models.flops import forward_flops
 from lcv_jax.models.remat import Remat
 from lcv_jax.objectives.objective import Trees
-from lcv_jax.objectives.pretrain import Pretrain
+from lcv_jax.objectives.pretrain import Pretrain, Pretraining
 from lcv_jax.parallel.hlo import count_flops
 from lcv_jax.train.optimizer import AdamW
 from lcv_jax.train.state import create
@@ -27,7 +27,7 @@ def test_a_step_does_no_more_than_it_must(remat, forwards):
     model = training.dit(CONFIG, remat=remat)
     state = jax.eval_shape(lambda: create(training.init(model), optimizer, jax.random.key(0), ema=True))
     batch = training.batch(size=1, frames=5, num_cond=1, config=CONFIG, side=8)
-    step = jitted(make_step(Pretrain(model, text_dropout=0), optimizer))
+    step = jitted(make_step(Pretrain(model, Pretraining(text_dropout=0)), optimizer))
     counted = count_flops(step.lower(state, batch, Trees()).compile()).total
     ratio = counted / (forwards * forward_flops(CONFIG, Geometry((5, 4, 4), cond=1), text_tokens=3))
     assert 0.95 < ratio < 1.05

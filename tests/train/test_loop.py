@@ -18,7 +18,7 @@ import training
 from dit_goldens import read_config, read_params
 from lcv_jax.errors import InputError
 from lcv_jax.objectives.objective import Average, Trees
-from lcv_jax.objectives.pretrain import Pretrain
+from lcv_jax.objectives.pretrain import Pretrain, Pretraining
 from lcv_jax.train.checkpoint import Checkpoints
 from lcv_jax.train.loop import End, Schedule, run
 from lcv_jax.train.metrics import MetricsFile
@@ -65,7 +65,7 @@ def test_the_loss_falls_on_random_latents(tmp_path, checkpoint_dir):
     """What is learnt of random latents is the velocity's mean given x_t, and then the latents themselves."""
     config = read_config(checkpoint_dir)
     state = create(read_params(checkpoint_dir, config), ADAM, jax.random.key(0))
-    step = jitted(make_step(Pretrain(training.dit(config), text_dropout=0), ADAM))
+    step = jitted(make_step(Pretrain(training.dit(config), Pretraining(text_dropout=0)), ADAM))
 
     class Same(training.RandomBatches):
         def __next__(self):

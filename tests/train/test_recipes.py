@@ -48,7 +48,7 @@ def test_stages_have_the_reports_numbers(name):
     shares = config.data.batches.tasks
     assert (shares.i2v > 0) == ("i2v" in tasks)
     assert (shares.vc > 0) == ("vc" in tasks)
-    assert (config.condition_noise.probability > 0) == ("vc" in tasks)
+    assert (config.objective.condition_noise.probability > 0) == ("vc" in tasks)
 
 
 def command(*args):
