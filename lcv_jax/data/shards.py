@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module as array_record
 
+from lcv_jax.data.pairs import Pairs
 from lcv_jax.data.records import Record, RecordError, decode, encode
 from lcv_jax.data.storage import Folder, crc32
 from lcv_jax.errors import InputError
@@ -29,6 +30,8 @@ VERSION = 1
 LATENTS, DEVIATIONS, TEXT = "latents", "deviations", "text."
 """Names of a sample's arrays: normalised means (T, h, w, C) of the autoencoder's posterior; its standard deviations in
 the same units, if they were kept; and of each caption its states (L, D), as long as its tokens."""
+UPSAMPLED, UPSAMPLED_DEVIATIONS = "upsampled", "upsampled deviations"
+"""Of pairs also those of the clip that refinement starts from, of the same shape."""
 _WRITE = "group_size:1,uncompressed"
 _READ = "readahead_buffer_size:0,max_parallelism:0"
 
@@ -64,7 +67,7 @@ class Encoding:
 
     vae, text_encoder: fingerprints of configs and weights. tokenizer: of its files. channels: of latents. text_width:
     of states. max_text_tokens: longer captions were cut. dtype: of arrays. posterior: "mode", or "sample" where
-    deviations were kept. fps: frames a second of the videos.
+    deviations were kept. fps: frames a second of the videos. pairs: made for refinement; None for plain clips.
     """
 
     vae: str
@@ -76,6 +79,21 @@ class Encoding:
     dtype: str
     posterior: str
     fps: int
+    pairs: Pairs | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without `pairs` where there are none, as before they were thought of."""
+        told = dataclasses.asdict(self)
+        return told if self.pairs is not None else {name: told[name] for name in told if name != "pairs"}
+
+    @classmethod
+    def from_json(cls, given: Any, where: str) -> "Encoding":
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(given, dict) or "pairs" not in given:
+            names.remove("pairs")
+        _expect_keys(given, names, where)
+        pairs = {"pairs": Pairs.from_json(given["pairs"], f"{where}, pairs")} if "pairs" in given else {}
+        return cls(**given | pairs)
 
 
 def write_shard(folder: Folder, file: str, records: Iterable[Record], skipped: Sequence[tuple[str, str]] = ()) -> Shard:
@@ -139,7 +157,7 @@ class Index:
     source: str
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": VERSION, **dataclasses.asdict(self)}
+        return {"version": VERSION, **dataclasses.asdict(self), "encoding": self.encoding.to_json()}
 
     @classmethod
     def from_json(cls, given: Any, where: str) -> "Index":
@@ -147,10 +165,9 @@ class Index:
         _expect_keys(given, ["version", *(field.name for field in dataclasses.fields(cls))], where)
         if given["version"] != VERSION:
             raise InputError(f"{where}: version {given['version']!r}, expected {VERSION}; write the cache again")
-        names = [field.name for field in dataclasses.fields(Encoding)]
-        _expect_keys(given["encoding"], names, f"{where}, encoding")
+        encoding = Encoding.from_json(given["encoding"], f"{where}, encoding")
         shards = tuple(Shard.from_json(shard, f"{where}, shards") for shard in given["shards"])
-        return cls(Encoding(**given["encoding"]), shards, Shard.from_json(given["prompts"], where), given["source"])
+        return cls(encoding, shards, Shard.from_json(given["prompts"], where), given["source"])
 
 
 class Dataset:

@@ -26,11 +26,13 @@ _LANGUAGES = ("en", "zh")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Item:
-    """frames: (F, H, W, 3) uint8, of a size and length that can be encoded. captions: by name."""
+    """frames: (F, H, W, 3) uint8, of a size and length that can be encoded. captions: by name. low: the same clip as it
+    is before refinement (data/pairs.py), (F', h, w, 3) uint8, if that is wanted."""
 
     key: str
     frames: np.ndarray
     captions: Mapping[str, str]
+    low: np.ndarray | None = None
 
 
 class Source(Protocol):
@@ -105,14 +107,19 @@ class Toy:
 
 
 def open_clips(
-    place: str, sizes: Sizes, lengths: Sequence[int], fps: int, untold: Mapping[str, str] | None = None
+    place: str,
+    sizes: Sizes,
+    lengths: Sequence[int],
+    fps: int,
+    untold: Mapping[str, str] | None = None,
+    times: int = 1,
 ) -> Clips:
     """A folder or a list of clips.
 
     A list, and captions.jsonl in a folder, has a JSON object a line: "file", relative to it, and "caption", or
     "captions" by name, or "en" and "zh". In a folder without it the caption of a.mp4 stands in a.txt beside it.
-    untold: the captions of files that have none there; None refuses them. Raises InputError where there are no clips,
-    no captions, or lines that are not such.
+    untold: the captions of files that have none there; None refuses them. times: as many frames, at as many times the
+    rate. Raises InputError where there are no clips, no captions, or lines that are not such.
     """
     path = pathlib.Path(place)
     listed = path if path.is_file() else path / CAPTIONS
@@ -130,17 +137,18 @@ def open_clips(
     if not lengths or any(length < 1 or length % 4 != 1 for length in lengths):
         raise InputError(f"--frames {tuple(lengths)}: expected numbers 4n + 1, such as 93")
     files, captions = zip(*pairs, strict=True)
-    return Clips(str(path), files, captions, sizes, tuple(lengths), fps)
+    return Clips(str(path), files, captions, sizes, tuple(times * length for length in lengths), times * fps)
 
 
-def open_toy(place: str, forms: Sequence[str], seed: int, split: str, objects: Sequence[int]) -> Toy:
-    """toy:COUNT. forms: "HxWxF" or "HxWxF@WEIGHT"."""
+def open_toy(place: str, forms: Sequence[str], seed: int, split: str, objects: Sequence[int], times: int = 1) -> Toy:
+    """toy:COUNT. forms: "HxWxF" or "HxWxF@WEIGHT". times: as many frames of the same motions."""
     count = place.removeprefix(TOY)
     if not count.isdigit():
         raise InputError(f"--source {place}: expected toy:COUNT, a number of clips")
     if not forms:
         raise InputError(f"--source {place}: no --forms, expected some such as 64x64x13 64x64x1@0.5")
-    made = tuple(parse_form(text) for text in forms)
+    made = (parse_form(text) for text in forms)
+    made = tuple(dataclasses.replace(form, frames=times * form.frames) for form in made)
     return Toy(f"{place} {' '.join(forms)} {split}", ToySource(int(count), seed, made, tuple(objects), split))
 
 

@@ -1,6 +1,7 @@
 """The DiT's architecture, read from the published config.json."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,6 +80,12 @@ class DiTConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
+
+    @property
+    def latent_multiple(self) -> int:
+        """What counts of condition latents and of others divide by under block sparse attention: blocks' time sides."""
+        bsa = self.bsa_params
+        return 1 if bsa is None else math.lcm(bsa.chunk_3d_shape_q[0], bsa.chunk_3d_shape_k[0])
 
     @property
     def ffn_size(self) -> int:

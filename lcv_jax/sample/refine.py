@@ -1,11 +1,6 @@
-"""Refinement (SPEC 6): a video upsampled to 720p, and to twice its frame rate, encoded, half noised and denoised.
-
-The refined clip is padded by repeating its edge frames, so that condition latents and the others are each multiples of
-what block sparse attention needs; the padding is cut off again after decoding.
-"""
+"""Refinement (SPEC 6): a video upsampled to 720p, and to twice its frame rate, encoded, half noised and denoised."""
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +10,7 @@ import numpy as np
 
 from lcv_jax.data import buckets, images
 from lcv_jax.data.upsample import upsampled
+from lcv_jax.data.window import Window, window
 from lcv_jax.errors import InputError
 from lcv_jax.flow.path import noised
 from lcv_jax.flow.schedule import Kind, sigmas
@@ -29,47 +25,6 @@ from lcv_jax.sample.prepare import key_of, noise_of
 Array = jax.Array
 FACTOR = 64  # what refined sides divide by
 T_THRESH = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """How a refined clip is padded. frames: of the result. cond_frames: of them in the condition, at the front.
-    front, back: repeated edge frames. cond_latents, latents: latent frames in the condition, and in all."""
-
-    frames: int
-    cond_frames: int
-    front: int
-    back: int
-    cond_latents: int
-    latents: int
-
-    @property
-    def places(self) -> range:
-        """Frames of the padded clip by their place in the result, before 0 and from `frames` on repeated edges."""
-        return range(-self.front, self.frames + self.back)
-
-
-def window(frames: int, cond_frames: int, multiple: int = 4) -> Window:
-    """The padding of a clip of `frames`, of which the first cond_frames are given. multiple: of both latent counts.
-
-    Without condition the official code pads to 4 m frames, of which its encoder reads 4 m - 3, and may return up to 3
-    frames too few; here there are always enough.
-    """
-    if not 0 <= cond_frames < frames:
-        raise InputError(
-            f"num_cond_frames={cond_frames} of {frames} refined frames: expected fewer, so that something is refined"
-        )
-    if not cond_frames:
-        latents = _up(math.ceil((frames + 3) / 4), multiple)
-        return Window(frames, 0, 0, 4 * latents - 3 - frames, 0, latents)
-    cond = _up(1 + math.ceil((cond_frames - 1) / 4), multiple)
-    rest = _up(math.ceil((frames - cond_frames) / 4), multiple)
-    front, back = 4 * cond - 3 - cond_frames, 4 * rest - (frames - cond_frames)
-    return Window(frames, cond_frames, front, back, cond, cond + rest)
-
-
-def _up(count: int, multiple: int) -> int:
-    return math.ceil(count / multiple) * multiple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +53,7 @@ def plan(
     frames, *like = video
     count = frames if spatial_only else 2 * frames
     size = options.pixel_size(tuple(like), FACTOR) if options.size else buckets.nearest(*like, "720p", FACTOR)
-    found = window(count, cond_frames, _latent_multiple(opened))
+    found = window(count, cond_frames, opened.dit.config.latent_multiple)
     factor = opened.coder.config.spatial_factor
     shape = (1, found.latents, size[0] // factor, size[1] // factor, opened.dit.config.in_channels)
     levels = sigmas(Kind.REFINE, options.run_steps, shift=opened.schedule.shift, t_thresh=t_thresh)
@@ -174,18 +129,12 @@ def condition_frames(condition: Any, count: int) -> np.ndarray | None:
     return frames[-count:]
 
 
-def _latent_multiple(opened: Opened) -> int:
-    """What counts of latent frames divide by: the time sides of the published blocks."""
-    bsa = opened.dit.config.bsa_params
-    return 1 if bsa is None else math.lcm(bsa.chunk_3d_shape_q[0], bsa.chunk_3d_shape_k[0])
-
-
 def prepare(parts: Parts, r: RefineRequest, prompt: str) -> Conditioning:
     """The upsampled clip's latents mixed with noise; clean condition latents put in afterwards."""
     (seed,) = r.options.seeds(1)
     planned, posterior = r.plan, r.options.posterior
-    places = [min(max(place, 0), planned.count - 1) for place in planned.window.places]
-    clean = _encode(parts, upsampled(r.video, planned.size, planned.count, places), posterior, seed, 0)
+    padding = planned.window
+    clean = _encode(parts, upsampled(r.video, planned.size, planned.count, padding.shown), posterior, seed, 0)
     if r.noise is None:
         noise = noise_of(seed, planned.shape[1:])[None]
     else:
@@ -193,14 +142,14 @@ def prepare(parts: Parts, r: RefineRequest, prompt: str) -> Conditioning:
     latents = noised(clean, noise, r.t_thresh)
     if r.condition is not None:
         pixels = images.to_model(images.resize_lanczos(r.condition, planned.size))
-        padded = (pixels[max(place, 0)] for place in range(-planned.window.front, len(pixels)))
+        padded = (pixels[i] for i in padding.shown[: padding.front + padding.cond_frames])
         cond = _encode(parts, padded, posterior, seed, 1)
-        latents = jnp.concatenate([cond, latents[:, planned.window.cond_latents :]], axis=1)
+        latents = jnp.concatenate([cond, latents[:, padding.cond_latents :]], axis=1)
     return Conditioning(
         latents=latents,
         text=parts.encode_prompt(prompt, r.options.max_text_tokens),
         sigmas=planned.sigmas,
-        num_cond=planned.window.cond_latents,
+        num_cond=padding.cond_latents,
     )
 
 

@@ -1,45 +1,18 @@
-"""Refinement: padding, conditions, refusals. The official runs are in test_goldens.py."""
+"""Refinement: conditions, refusals. The official runs are in test_goldens.py."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lcv_jax.data.video import probe, read_video
 from lcv_jax.data.video_writer import write_video
 from lcv_jax.errors import InputError
 from lcv_jax.sample import cli
-from lcv_jax.sample.refine import window
 
 SMALL = {"size": (64, 64), "steps": 8, "max_text_tokens": 16, "posterior": "mode"}
 
 
 def clip(frames, height=32, width=32):
     return np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
-
-
-@given(st.integers(1, 400), st.integers(0, 60))
-def test_windows_are_whole_blocks_and_hold_every_frame(frames, cond):
-    if cond >= frames:
-        with pytest.raises(InputError, match="expected fewer"):
-            window(frames, cond)
-        return
-    w = window(frames, cond)
-    padded = len(w.places)
-    assert padded == w.front + frames + w.back == 4 * (w.latents - 1) + 1
-    assert w.latents % 4 == w.cond_latents % 4 == 0
-    assert min(w.front, w.back) >= 0
-    if cond:
-        assert w.front + cond == 4 * (w.cond_latents - 1) + 1
-    else:
-        assert w.front == w.cond_latents == 0
-
-
-def test_published_windows():
-    assert window(186, 0).latents == 48
-    assert window(186, 26).latents == 48
-    assert (window(186, 1).cond_latents, window(186, 1).latents) == (4, 52)
-    assert (window(93, 0).latents, window(93, 13).latents, window(93, 1).latents) == (24, 24, 28)
 
 
 def test_all_frames_come_out_where_the_official_result_is_short(pipe):
