@@ -26,9 +26,9 @@ def gather(
     stand together, a divisor of N. fps: frames a second of the videos, for rewards that look at some frames only.
 
     A reward that is too slow, fails, or gives what is no finite number is asked again, as often as its settings allow
-    in this call; samples without a score then have NaN, and a warning says why. Returns within about
-    timeout_s * (requests + retries) and the waits between. Raises InputError for videos, prompts and groups that do
-    not fit together, nothing else.
+    in this call. Samples that have no score then are NaN, and a warning says why. One that did not answer at all is not
+    asked for the rest of the batch, so that a dead one costs timeout_s * (retries + 1) and the waits between, not that
+    for every request. Raises InputError for videos, prompts and groups that do not fit together, and nothing else.
     """
     videos = _videos(frames)
     if len(videos) != len(prompts):
@@ -41,7 +41,8 @@ def gather(
     rows: list[_Row | None] = [None] * len(rewards)
 
     def ask(k: int) -> None:
-        rows[k] = _ask(rewards[k], videos, prompts, fps)
+        picked = [video[rewards[k].picks.indices(len(video), fps)] for video in videos]
+        rows[k] = _ask(rewards[k], picked, prompts)
 
     threads = [threading.Thread(target=ask, args=(k,), daemon=True) for k in range(len(rewards))]
     for thread in threads:
@@ -59,14 +60,6 @@ def gather(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """scores: (N,) float32, NaN where there is none. seconds: that it took."""
-
-    scores: np.ndarray
-    seconds: float
-
-
 def _videos(frames: Frames) -> list[np.ndarray]:
     videos = [np.asarray(video) for video in frames]
     for i, video in enumerate(videos):
@@ -77,39 +70,76 @@ def _videos(frames: Frames) -> list[np.ndarray]:
     return videos
 
 
-def _ask(opened: Opened, videos: Sequence[np.ndarray], prompts: Sequence[str], fps: float) -> _Row:
-    """One reward's row: its requests one behind the other, repeated from a common allowance."""
-    settings, start = opened.settings, time.monotonic()
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """scores: (N,) float32, NaN where there is none. seconds: that it took."""
+
+    scores: np.ndarray
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """To one request. scores: (n,) float32, NaN where there is none. fault: why some have none. answered: whether there
+    was an answer at all. final: whether it will be the same another time.
+    """
+
+    scores: np.ndarray
+    fault: str = ""
+    answered: bool = True
+    final: bool = False
+
+
+class _Retries:
+    """What is left of the requests that may be repeated."""
+
+    def __init__(self, left: int):
+        self.left, self.wait = left, _FIRST_WAIT
+
+    def take(self) -> bool:
+        """Whether another try is allowed; waits until it is time for it."""
+        if not self.left:
+            return False
+        time.sleep(self.wait)
+        self.left, self.wait = self.left - 1, min(2 * self.wait, _LONGEST_WAIT)
+        return True
+
+
+def _ask(opened: Opened, videos: Sequence[np.ndarray], prompts: Sequence[str]) -> _Row:
+    """One reward's row, request by request."""
+    start, retries = time.monotonic(), _Retries(opened.settings.retries)
     scores = np.full(len(videos), np.nan, np.float32)
-    left, repeated = settings.retries, 0
-    for first in range(0, len(videos), settings.batch):
-        missing = np.arange(first, min(first + settings.batch, len(videos)))
+    for first in range(0, len(videos), opened.settings.batch):
+        part = np.arange(first, min(first + opened.settings.batch, len(videos)))
         while True:
-            picked = [videos[i][opened.reward.picks.indices(len(videos[i]), fps)] for i in missing]
-            fault = again = None
-            try:
-                scores[missing] = _within(opened, picked, [prompts[i] for i in missing])
-            except InputError as error:
-                fault, again = str(error), False
-            except Exception as error:  # a reward may be anything; none may end the run
-                fault, again = f"{type(error).__name__}: {error}", True
-            if fault is None:
-                missing = missing[~np.isfinite(scores[missing])]
-                scores[missing] = np.nan
-                if not len(missing):
-                    break
-                fault, again = "gave scores that are no finite numbers", True
-            if not again or not left:
-                logger.warning("reward %s: %d videos have no score: %s", opened.name, len(missing), _line(fault))
+            answer = _answer(opened, [videos[i] for i in part], [prompts[i] for i in part])
+            scores[part] = answer.scores
+            part = part[np.isnan(answer.scores)]
+            if not len(part) or answer.final or not retries.take():
                 break
-            left -= 1
-            time.sleep(min(_FIRST_WAIT * 2**repeated, _LONGEST_WAIT))
-            repeated += 1
+        if len(part):
+            fault = " ".join(answer.fault.split())
+            logger.warning("reward %s: no score for %d videos: %s", opened.name, len(part), fault)
+        if not answer.answered:
+            break
     return _Row(scores, time.monotonic() - start)
 
 
+def _answer(opened: Opened, videos: Sequence[np.ndarray], prompts: Sequence[str]) -> _Answer:
+    nothing = np.full(len(videos), np.nan, np.float32)
+    try:
+        scores = _within(opened, videos, prompts)
+    except InputError as error:
+        return _Answer(nothing, str(error), final=True)
+    except Exception as error:  # a reward may be anything, and none may end the run
+        what = "" if isinstance(error, RewardFailed) else f"{type(error).__name__}: "
+        return _Answer(nothing, f"{what}{error}", answered=False)
+    finite = np.isfinite(scores)
+    return _Answer(np.where(finite, scores, nothing), "" if finite.all() else "gave what is no finite number")
+
+
 def _within(opened: Opened, videos: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
-    """Scores (N,) within the time limit. What takes longer is left to itself: a thread cannot be stopped."""
+    """Scores (n,) float32 within the time limit. What takes longer is left to itself: a thread cannot be stopped."""
     outcome: list[np.ndarray | BaseException] = []
 
     def call() -> None:
@@ -129,7 +159,3 @@ def _within(opened: Opened, videos: Sequence[np.ndarray], prompts: Sequence[str]
     if scores.shape != (len(videos),) or scores.dtype.kind not in "fiu":
         raise RewardFailed(f"gave {scores.dtype} {scores.shape}, expected {len(videos)} numbers")
     return scores.astype(np.float32)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

@@ -52,6 +52,9 @@ class FramePick:
         return np.unique(np.round(np.linspace(0, frames - 1, min(count, frames))).astype(int))
 
 
+ALL_FRAMES = FramePick()
+
+
 class Reward(Protocol):
     """One judge of videos. May compute here or ask another machine. Called by one thread at a time."""
 
@@ -76,8 +79,8 @@ class RewardSettings:
     name: one of `opening.NAMES`, or, with a url, one that is served there. weight: in the sum of advantages. url: of a
     reward server, such as http://10.0.0.7:8700; None computes in this process. path: folder of the published weights,
     of a reward in this process that has some. device: that they compute on in this process. timeout_s: seconds for one
-    request. retries: requests that may be repeated in a call of `gather`. batch: videos in one request. most_frames:
-    of each video; None leaves it to the reward. Raises InputError on values out of range.
+    request. retries: how many requests may be repeated in a call of `gather`. batch: videos in one request.
+    most_frames: of each video; None leaves it to the reward. Raises InputError on values out of range.
     """
 
     name: str
@@ -115,6 +118,14 @@ class Opened:
     @property
     def name(self) -> str:
         return self.settings.name
+
+    @property
+    def picks(self) -> FramePick:
+        """The reward's own, and no more frames than the settings allow."""
+        picks, most = self.reward.picks, self.settings.most_frames
+        if most is None:
+            return picks
+        return dataclasses.replace(picks, most=most if picks.most is None else min(most, picks.most))
 
 
 @dataclasses.dataclass(frozen=True)

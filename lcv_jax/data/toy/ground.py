@@ -20,8 +20,7 @@ def draw_ground(ground: Ground, seed: int, size: tuple[int, int]) -> np.ndarray:
     rng = generator([seed, 1])
     scale, shift_x, shift_y, turn = rng.random(4)
     tilt = pick(rng, (0.0, 45.0, 90.0, 135.0))
-    first = np.array(TONES[ground.tone], np.float32)
-    second = first + (CONTRAST if first.mean() < _DARK else -CONTRAST)
+    first, second = shades(ground.tone)
     period = min(size) * (0.20 + 0.06 * scale)  # pixels
     y, x = np.mgrid[: size[0], : size[1]] + 0.5
     x, y = x / period + shift_x, y / period + shift_y
@@ -36,6 +35,12 @@ def draw_ground(ground: Ground, seed: int, size: tuple[int, int]) -> np.ndarray:
     else:
         share = np.zeros(size)
     return (first + share[..., None] * (second - first)).astype(np.float32)
+
+
+def shades(tone: str) -> tuple[np.ndarray, np.ndarray]:
+    """A tone's colour, and that of a pattern on it, (3,) float32 RGB each."""
+    first = np.array(TONES[tone], np.float32)
+    return first, first + (CONTRAST if first.mean() < _DARK else -CONTRAST)
 
 
 def _wave(x: np.ndarray, period: float) -> np.ndarray:
