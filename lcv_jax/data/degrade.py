@@ -1,4 +1,4 @@
-"""Clips made worse, as refinement meets them: softer, noisier, compressed (report section 5).
+"""Clips made worse, as refinement meets them: softer, noisier, compressed (SPEC 8).
 
 A degradation is a value, called with frames (F, h, w, 3) uint8 that it gives back in the same shape. Which ones a clip
 gets, and how strong, is drawn from a generator. The report names no kinds and no strengths; these are ours, after what

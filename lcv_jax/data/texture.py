@@ -1,6 +1,6 @@
 """How much texture a picture has: statistics of its gray-level co-occurrence matrix (Haralick et al. 1973).
 
-Refinement is trained on clips with rich textures (report section 5): of a flat slide there is nothing to refine.
+Refinement is trained on clips with rich textures (SPEC 8): of a flat slide there is nothing to refine.
 """
 
 import dataclasses

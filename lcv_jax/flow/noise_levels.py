@@ -28,6 +28,15 @@ def level(u: Array, shift: float) -> Array:
     return shifted(u, shift)
 
 
+def level_below(u: Array, shift: float, t_start: float) -> Array:
+    """t in [0, t_start] of u in [0, 1]: the part of the sampler's schedule that lies below t_start.
+
+    A run's steps are equally far apart before the shift, and so is u: training visits levels as often as refinement
+    does. The report does not say how; this is ours.
+    """
+    return shifted(u * (t_start / (shift - (shift - 1) * t_start)), shift)
+
+
 def loss_weight(u: Array) -> Array:
     """Density of the logit-normal distribution (0, 1) at u, float32; its mean over uniform u is 1.
 

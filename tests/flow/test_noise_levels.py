@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcv_jax.flow.noise_levels import level, loss_weight, token_shift
+from lcv_jax.flow.noise_levels import level, level_below, loss_weight, token_shift
+from lcv_jax.flow.schedule import sigmas
 
 pytestmark = pytest.mark.smoke
 
@@ -39,3 +40,15 @@ def test_levels_keep_the_ends_and_move_towards_noise():
     assert moved[-1] == 1
     assert float(moved[5]) == pytest.approx(6 / 6.5)
     assert (jnp.diff(moved) > 0).all()
+
+
+@pytest.mark.parametrize(("shift", "steps"), [(12.0, 50), (3.0, 50)])
+def test_levels_below_a_threshold_are_those_that_refinement_visits(shift, steps):
+    """Its schedule's, which are equally far apart in u: 5 of the published 50 steps, a fifth of u each."""
+    visited = sigmas("refine", steps, shift=shift, t_thresh=0.5)[1:-1]  # the first is the threshold itself
+    grid = sigmas("base", steps, shift=1.0)[:-1][-len(visited) :]
+    edge = 0.5 / (shift - (shift - 1) * 0.5)
+    np.testing.assert_allclose(level_below(jnp.asarray(grid / edge), shift, 0.5), visited, rtol=1e-4)
+    u = jnp.linspace(0, 1, 11)
+    np.testing.assert_allclose(level_below(u, shift, 0.5)[jnp.array([0, 10])], [0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(level_below(u, shift, 1.0), level(u, shift), rtol=1e-6)
