@@ -19,7 +19,6 @@ from lcv_jax.data.shards import DEVIATIONS, LATENTS, TEXT, Encoding, Form
 from lcv_jax.errors import InputError
 
 _TASK, _SAMPLE, _INSTEAD = 0, 1, 2  # what random numbers are for
-EMPTY = "empty"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,8 @@ class Samples(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def prompts(self) -> Mapping[str, np.ndarray]: ...
+    def prompts(self) -> Mapping[str, np.ndarray]:
+        """States (l, D) of the prompts that belong to no sample, by their text."""
 
     def __getitem__(self, number: int) -> Record:
         """From any thread. Raises RecordError if the record is damaged."""
@@ -120,7 +120,7 @@ class Loader(ReadAhead):
             settings.tasks.choices(stream.form[0])
         self.settings = settings
         self._datasets, self._rows = tuple(datasets), rows
-        self._empty = [dataset.prompts().get(EMPTY) for dataset in datasets]
+        self._prompts = [dataset.prompts() for dataset in datasets]
         self._made_of = _description(datasets, weights, settings, made)
         super().__init__(made, "records", settings.max_damaged, threads, ahead)
 
@@ -143,9 +143,9 @@ class Loader(ReadAhead):
         self.begin([state["batches"].get(stream.name, 0) for stream in self.streams])
 
     @property
-    def empty(self) -> np.ndarray | None:
-        """States (l, D) of the empty prompt."""
-        return next((states for states in self._empty if states is not None), None)
+    def prompts(self) -> Mapping[str, np.ndarray]:
+        """States (l, D) of the prompts that belong to no sample, by their text, of the first dataset that has them."""
+        return {text: states for prompts in reversed(self._prompts) for text, states in prompts.items()}
 
     def batches(self) -> list[tuple[Stream, str, int]]:
         """Every (stream, task, latent frames given) that a batch may be: what a step is compiled for."""
@@ -184,12 +184,13 @@ class Loader(ReadAhead):
         weights = dict(self.settings.captions) or dict.fromkeys(record.captions, 1.0)
         names = [name for name in record.captions if weights.get(name, 0) > 0]
         if not names:
-            if self._empty[source] is None:
+            empty = self._prompts[source].get("")
+            if empty is None:
                 raise InputError(
                     f"record {record.key!r} has none of the captions {sorted(weights)}, and its dataset no "
                     "empty prompt; choose captions that it has"
                 )
-            return self._empty[source]
+            return empty
         shares = np.cumsum([weights[name] for name in names])
         at = int(np.searchsorted(shares, uniform * shares[-1], side="right"))
         return record.arrays[TEXT + names[min(at, len(names) - 1)]][: self.settings.text_tokens]

@@ -201,10 +201,10 @@ class Dataset:
         return self._readers[shard][number - int(self._starts[shard])]
 
     def prompts(self) -> Mapping[str, np.ndarray]:
-        """States (L, D) of the prompts that belong to no sample, by name."""
+        """States (L, D) of the prompts that belong to no sample, by their text."""
         reader = Reader(self.folder, self.index.prompts)
         records = (reader[i] for i in range(len(self.index.prompts.forms)))
-        return {record.key: record.arrays[TEXT + record.key] for record in records}
+        return {record.captions[record.key]: record.arrays[TEXT + record.key] for record in records}
 
     @property
     def fingerprint(self) -> str:

@@ -99,9 +99,10 @@ class Settings(abc.ABC):
         """Texts of the encoded prompts that it reads, by their names in `Trees.prompts`."""
         return {}
 
-    def check(self, schedule: ScheduleConfig) -> None:
-        """Raises InputError unless it goes with the schedule of the checkpoint that the run belongs to."""
-        del schedule
+    @property
+    def schedule(self) -> ScheduleConfig | None:
+        """The one that it is trained for; None is any."""
+        return None
 
     @abc.abstractmethod
     def of(self, model: DiT) -> Objective:

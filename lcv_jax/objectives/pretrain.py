@@ -7,6 +7,7 @@ video one, continuation n. They are outside the loss, and the network is told so
 import dataclasses
 import enum
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,11 @@ from lcv_jax.flow.noise_levels import SHIFT_TOKENS, level, loss_weight, token_sh
 from lcv_jax.flow.path import noised
 from lcv_jax.models.dit import DiT
 from lcv_jax.models.umt5 import TextStates
-from lcv_jax.objectives.objective import Average, Metrics, Trees
+from lcv_jax.objectives.objective import Average, Metrics, Settings, Trees
+from lcv_jax.objectives.prompts import EMPTY, prompt
 
 Array = jax.Array
 F32 = jnp.float32
-EMPTY = "empty"
-"""Name of the empty prompt among `Trees.prompts`."""
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["latents", "text"], meta_fields=["num_cond"])
@@ -86,7 +86,7 @@ class Draw:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretraining:
+class Pretraining(Settings):
     """What a config says of it. text_dropout: share of samples that see the empty prompt, for guidance. bins: equal
     parts of [0, 1] in which the error is reported by its noise level. shift_tokens: noisy tokens at which levels are
     not shifted (flow/noise_levels.py).
@@ -104,6 +104,10 @@ class Pretraining:
             raise InputError(f"pretraining, bins={self.bins}: expected at least 1")
         if self.shift_tokens < 1:
             raise InputError(f"pretraining, shift_tokens={self.shift_tokens}: expected at least 1")
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        return {EMPTY: ""} if self.text_dropout else {}
 
     def of(self, model: DiT) -> "Pretrain":
         return Pretrain(model, self)
@@ -172,25 +176,6 @@ class Pretrain:
         """The samples' text, replaced by the empty prompt where it is dropped."""
         if not self.settings.text_dropout:
             return text
-        if EMPTY not in trees.prompts:
-            raise InputError(
-                f"text is dropped with probability {self.settings.text_dropout}, but there is no encoded prompt "
-                f"{EMPTY!r}: give the states of the empty prompt, or set text_dropout to 0"
-            )
-        empty = _lengthened(trees.prompts[EMPTY], text.states.shape)
-        states = jnp.where(drop[:, None, None], empty.states.astype(text.states.dtype), text.states)
+        empty = prompt(trees, EMPTY, text)
+        states = jnp.where(drop[:, None, None], empty.states, text.states)
         return TextStates(states, jnp.where(drop[:, None], empty.mask, text.mask))
-
-
-def _lengthened(prompt: TextStates, shape: tuple[int, ...]) -> TextStates:
-    """The prompt (1, l, D) with padding up to L of `shape` (B, L, D): how much padding there is changes what the
-    network sees, because padding tokens may be attended."""
-    (rows, length, width), (_, L, D) = prompt.states.shape, shape
-    if rows != 1 or length > L or width != D:
-        raise InputError(
-            f"the prompt {EMPTY!r} has states {(rows, length, width)}: expected one row of at most {L} tokens of {D}, "
-            "like the batch's text; encode it with the same text encoder and length"
-        )
-    return TextStates(
-        jnp.pad(prompt.states, ((0, 0), (0, L - length), (0, 0))), jnp.pad(prompt.mask, ((0, 0), (0, L - length)))
-    )

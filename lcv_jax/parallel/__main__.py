@@ -24,7 +24,8 @@ from lcv_jax.models.dit import DiT
 from lcv_jax.models.remat import Remat
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.objectives.objective import Trees
-from lcv_jax.objectives.pretrain import EMPTY, Batch, Pretrain
+from lcv_jax.objectives.pretrain import Batch, Pretrain
+from lcv_jax.objectives.prompts import EMPTY
 from lcv_jax.ops.attention import dense_attention
 from lcv_jax.ops.sparse_attention import BlockSparseAttention
 from lcv_jax.parallel import plan_devices, plan_tasks

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.checkpoint import hub, layout
-from lcv_jax.data.loader import EMPTY, Loader, Samples
+from lcv_jax.data.loader import Loader, Samples
 from lcv_jax.data.records import DTYPES
 from lcv_jax.data.shards import Dataset
 from lcv_jax.errors import InputError
@@ -32,11 +32,17 @@ from lcv_jax.train.live import LiveToy, is_live
 from lcv_jax.train.programs import Kind
 from lcv_jax.train.state import TrainState
 from lcv_jax.train.training import Training, assembled, computing, keys
-from lcv_jax.train.weights import read_model
+from lcv_jax.train.weights import read_lora, read_model
 
 Tree = Any
 ADAPTER = "trained"
 """Name of the LoRA that a run trains, among active ones."""
+_READ = {
+    "lora": ("lora", "trains adapters of the model that teaches it: give a LoRAConfig"),
+    "reference": ("init_lora", "has a teacher with the LoRA that the run begins with: give --init-lora"),
+    "ema": ("ema_decay", "learns from the running mean of what it trains: give --ema-decay, such as 0.95"),
+}
+"""By what an objective reads, the field of the config that it needs, and why."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,6 +69,7 @@ class DiTTraining(Training):
             threads=data.threads,
             ahead=data.ahead,
         )
+        _check_prompts(config, loader)
         objective = config.objective.of(model)
         trained = "params" if config.lora is None else "lora"
         return cls(
@@ -79,22 +86,28 @@ class DiTTraining(Training):
         if config.init is not None and config.lora is None:
             params = read_model(config.init, config.model, self.abstract.trained)
             return self.created(lambda tree: tree, params, donate_argnums=0)
+        if config.init_lora is not None:
+            return self.created(lambda tree: tree, self._first_lora(), donate_argnums=0)
         return self.created(functools.partial(_untrained, config), keys(config.seed)[0])
 
     def given(self) -> Trees:
-        """The empty prompt, and under a LoRA the model, in the dtype of computation."""
-        states = self.feed.loader.empty
-        put = self.placement.put
-        prompts = {}
-        if states is not None:
-            prompts[EMPTY] = TextStates(put(states[None]), put(jnp.ones((1, len(states)), bool)))
-        if self.config.lora is None:
+        """The prompts that the objective reads; under a LoRA the model, in the dtype of computation, and, where they
+        are read, the adapters that the run began with."""
+        config, put, prompts = self.config, self.placement.put, {}
+        for name, text in config.objective.prompts.items():
+            states = self.feed.loader.prompts[text]
+            prompts[name] = TextStates(put(states[None]), put(jnp.ones((1, len(states)), bool)))
+        if config.lora is None:
             return Trees(prompts=prompts)
-        precision = precision_of(self.config)
-        shapes = zoo.abstract_params(self.config.model, precision)
-        where = self.placement.params(self.config.model, shapes)
-        abstract = jax.tree.map(_placed, shapes, where)
-        return Trees(params=read_model(self.config.init, self.config.model, abstract), prompts=prompts)
+        shapes = zoo.abstract_params(config.model, precision_of(config))
+        abstract = jax.tree.map(_placed, shapes, self.placement.params(config.model, shapes))
+        params = read_model(config.init, config.model, abstract)
+        reference = self._first_lora() if "reference" in config.objective.reads else None
+        return Trees(params=params, reference=reference, prompts=prompts)
+
+    def _first_lora(self) -> Tree:
+        """The adapters of config.init_lora, on their shards."""
+        return read_lora(self.config.init_lora, self.config.model, self.abstract.trained)
 
     def trees(self, state: TrainState, given: Trees, *, ema: bool = True) -> Trees:
         """All trees that the objective reads, with the running mean of what is trained if there is one."""
@@ -107,8 +120,30 @@ def _check(config: TrainConfig) -> None:
     s = config.samples
     if s.every and (config.checkpoint is None or not s.prompts):
         raise InputError("samples.every is set: expected a checkpoint with the encoders, and samples.prompts, as well")
-    if config.checkpoint is not None:
-        hub.resolve(config.checkpoint)
+    for name in config.objective.reads:
+        field, why = _READ[name]
+        if getattr(config, field) is None:
+            raise InputError(f"{field} is not set: {type(config.objective).__name__} {why}")
+    if config.init_lora is not None and config.lora is None:
+        raise InputError("init_lora without lora: expected what is trained to be a LoRA; set lora, or leave it out")
+    if config.checkpoint is None:
+        return
+    folder, wanted = hub.resolve(config.checkpoint), config.objective.schedule
+    if wanted is not None and (have := layout.read_schedule(folder)) != wanted:
+        raise InputError(
+            f"objective: trains for sampling with shift={wanted.shift}, {folder} has shift={have.shift}: expected the "
+            f"same; give --objective.shift {have.shift}"
+        )
+
+
+def _check_prompts(config: TrainConfig, loader: Loader) -> None:
+    """Raises InputError unless the data hold the prompts that the objective reads."""
+    for name, text in config.objective.prompts.items():
+        if text not in loader.prompts:
+            raise InputError(
+                f"data: hold no states of the {name} prompt {text!r}, which {type(config.objective).__name__} reads: "
+                "write one of the caches again with --negative-prompt as that; clips that are encoded stay as they are"
+            )
 
 
 def open_data(config: TrainConfig) -> list[Samples]:

@@ -23,6 +23,8 @@ from lcv_jax.models.remat import Remat
 from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.models.vae_config import VAEConfig
 from lcv_jax.objectives.autoencoder import Weights
+from lcv_jax.objectives.cfg_distill import CFGDistillation
+from lcv_jax.objectives.consistency import Consistency
 from lcv_jax.objectives.pretrain import Pretraining
 from lcv_jax.train.optimizer import AdamW, Muon
 
@@ -107,6 +109,7 @@ class TrainConfig(RunConfig):
 
     model: the DiT. data: see DataConfig. checkpoint: where the autoencoder, text encoder, tokenizer and schedule are
     that belong to the data; samples and exports need it. lora: train adapters of `init` instead of the model itself.
+    init_lora: a LoRA file, or RUN/checkpoints/STEP, that the adapters begin with; None is adapters that change nothing.
     objective: what is minimised. attention: block sparse instead of dense. remat: what blocks keep for the backward
     pass.
     """
@@ -115,8 +118,9 @@ class TrainConfig(RunConfig):
     model: DiTConfig
     data: DataConfig
     checkpoint: str | None = None
-    objective: Pretraining = dataclasses.field(default_factory=Pretraining)
+    objective: Pretraining | CFGDistillation | Consistency = dataclasses.field(default_factory=Pretraining)
     lora: LoRAConfig | None = None
+    init_lora: str | None = None
     attention: SparseConfig | None = None
     remat: Remat = Remat.FULL
     samples: SampleConfig = dataclasses.field(default_factory=SampleConfig)
@@ -162,6 +166,7 @@ MAY_CHANGE = (
     "remat",
     "checkpoint",
     "init",
+    "init_lora",
     "samples",
     "data/paths",
     "data/tokenizer",

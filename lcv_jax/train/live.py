@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcv_jax.data.images import to_model
-from lcv_jax.data.loader import EMPTY
 from lcv_jax.data.records import DTYPES, Record
 from lcv_jax.data.shards import DEVIATIONS, LATENTS, TEXT, Encoding, Form
 from lcv_jax.data.sources import TOY, open_toy
@@ -63,7 +62,7 @@ class LiveToy:
         return f"{len(self.forms)}-{zlib.crc32(self._source.name.encode()):08x}"
 
     def prompts(self) -> Mapping[str, np.ndarray]:
-        return {EMPTY: self._text([""])[0]}
+        return {"": self._text([""])[0]}
 
     def __getitem__(self, number: int) -> Record:
         item = self._source[number]

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,9 +12,12 @@ import orbax.checkpoint as ocp
 
 from lcv_jax.checkpoint import hub, layout
 from lcv_jax.checkpoint.load import load_params
+from lcv_jax.checkpoint.lora import load_lora
 from lcv_jax.checkpoint.store import quiet
 from lcv_jax.errors import InputError
 from lcv_jax.models import zoo
+from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.precision import FLOAT32
 from lcv_jax.models.vae_config import VAEConfig
 from lcv_jax.train.checkpoint import STATE
 
@@ -44,6 +48,23 @@ def read_model(path: str, config: zoo.ModelConfig, abstract: Tree) -> Tree:
     return load_params(model.source, model.component.table, model.abstract, dtype=dtype, shardings=shardings)
 
 
+def read_lora(path: str, config: DiTConfig, abstract: Tree) -> Tree:
+    """Adapters that a run of these shapes begins with: from a LoRA file, or from a checkpoint of a run.
+
+    abstract: shapes, dtypes and shardings by the one adapter's name. Raises InputError where rank or layers are others.
+    """
+    if is_run(path):
+        return read_trained(path, abstract)
+    ((name, wanted),) = abstract.items()
+
+    def where(shapes: Tree) -> Tree:
+        _compare(path, _shapes(shapes), _shapes(wanted), "it is a LoRA of another rank, or of other layers")
+        return jax.tree.map(lambda leaf: leaf.sharding, wanted)
+
+    model = zoo.abstract_params(config, FLOAT32)
+    return {name: load_lora(path, model, dtype=FLOAT32.param, shardings=where)}
+
+
 def _architecture(config: zoo.ModelConfig) -> zoo.ModelConfig:
     """Without the statistics of latents, which training an autoencoder changes."""
     if not isinstance(config, VAEConfig):
@@ -63,12 +84,7 @@ def read_trained(path: os.PathLike[str] | str, abstract: Tree, weights: str | No
     weights = weights or ("ema" if "ema" in have else "trained")
     if weights not in have:
         raise InputError(f"{path}: has no {weights!r}, expected one of {', '.join(n for n in WEIGHTS if n in have)}")
-    found, wanted = _shapes(have[weights]), _shapes(abstract)
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise InputError(
-                f"{path}: {name} has shape {found.get(name)}, expected {wanted.get(name)}: it is of another model"
-            )
+    _compare(path, _shapes(have[weights]), _shapes(abstract), "it is of another model")
     item = {weights: abstract}
     restore = jax.tree.map(_restore_args, item)
     try:
@@ -77,6 +93,13 @@ def read_trained(path: os.PathLike[str] | str, abstract: Tree, weights: str | No
             return checkpointer.restore(folder, args=args)[weights]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: damaged checkpoint ({' '.join(str(error).split())[:200]})") from error
+
+
+def _compare(path: os.PathLike[str] | str, found: Mapping[str, Any], wanted: Mapping[str, Any], otherwise: str) -> None:
+    """Raises InputError unless these are the shapes wanted, by name."""
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise InputError(f"{path}: {name} has shape {found.get(name)}, expected {wanted.get(name)}: {otherwise}")
 
 
 def _names(checkpointer: ocp.Checkpointer, folder: pathlib.Path) -> Tree:

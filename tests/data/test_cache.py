@@ -90,7 +90,7 @@ def test_text_is_as_long_as_its_tokens(written, encoders):
     )
     length = int(tokens.mask.sum())
     np.testing.assert_allclose(dataset[1].arrays["text.en"], states[0, :length], atol=1e-4)
-    assert dataset.prompts()["empty"].shape == (1, 64)
+    assert dataset.prompts()[""].shape == (1, 64)
 
 
 def test_what_cannot_be_used_is_told(written):

@@ -1,5 +1,6 @@
 """A dataset holds what was written, wherever it lies, and what is missing, damaged or not closed is found."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import pytest
 from array_record.python import array_record_module as array_record
 
 import caches
+from lcv_jax.data.pairs import Pairs
 from lcv_jax.data.records import RecordError
 from lcv_jax.data.shards import INDEX, Dataset, write_shard
 from lcv_jax.data.storage import Folder
@@ -39,7 +41,7 @@ def test_records_come_back_in_order(place):
     assert dataset.forms == tuple(FORMS)
     for number, form in enumerate(FORMS):
         assert dataset[number] == caches.record(number, form)
-    assert dataset.prompts()["empty"].shape == (1, 8)
+    assert dataset.prompts()[""].shape == (1, 8)
     with pytest.raises(IndexError, match="record 5: the dataset has 5"):
         dataset[5]
 
@@ -70,6 +72,20 @@ def test_a_store_without_its_package_is_refused():
 def test_the_fingerprint_changes_with_the_content(place, tmp_path):
     other = caches.dataset(tmp_path / "other", FORMS[::-1], per_shard=2)
     assert Dataset(place).fingerprint != Dataset(other).fingerprint
+
+
+def test_pairs_are_told_and_plain_datasets_look_as_before(place, tmp_path):
+    index = json.loads((place / INDEX).read_text())
+    assert "pairs" not in index["encoding"]
+    assert Dataset(place).encoding == caches.ENCODING
+    encoding = dataclasses.replace(caches.ENCODING, pairs=Pairs("spatial", 13))
+    paired = caches.dataset(tmp_path / "pairs", FORMS, encoding=encoding)
+    assert Dataset(paired).encoding == encoding
+    assert Dataset(paired)[1] == caches.record(1, FORMS[1], encoding)
+    index["encoding"]["pairs"] = {"mode": "spatial"}
+    (place / INDEX).write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"index.json, encoding, pairs: expected cond_frames, mode, multiple, seed"):
+        Dataset(place)
 
 
 def test_a_damaged_record_is_found_and_the_others_are_not_lost(place):
