@@ -7,7 +7,18 @@ import ml_dtypes
 import numpy as np
 
 from lcv_jax.data.records import Record
-from lcv_jax.data.shards import DEVIATIONS, INDEX, LATENTS, PROMPTS, TEXT, Encoding, Index, write_shard
+from lcv_jax.data.shards import (
+    DEVIATIONS,
+    INDEX,
+    LATENTS,
+    PROMPTS,
+    TEXT,
+    UPSAMPLED,
+    UPSAMPLED_DEVIATIONS,
+    Encoding,
+    Index,
+    write_shard,
+)
 from lcv_jax.data.storage import Folder
 
 ENCODING = Encoding(
@@ -25,11 +36,13 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def record(number: int, form=(2, 4, 4), encoding: Encoding = ENCODING) -> Record:
-    """Its latents begin with its number."""
+    """Its latents begin with its number; those that its refinement starts from are the negative ones."""
     rng = np.random.default_rng(number)
     latents = rng.normal(size=(*form, encoding.channels))
     latents.flat[0] = number
     arrays = {LATENTS: latents.astype(BF16), DEVIATIONS: np.full_like(latents, 0.5).astype(BF16)}
+    if encoding.pairs is not None:
+        arrays |= {UPSAMPLED: -arrays[LATENTS], UPSAMPLED_DEVIATIONS: np.full_like(latents, 0.25).astype(BF16)}
     for n, name in enumerate(("en", "zh"), 1):
         arrays[TEXT + name] = np.full((1 + number % 4, encoding.text_width), n).astype(BF16)
     return Record(f"clip-{number}", {"en": f"{number}", "zh": f"第{number}"}, arrays)

@@ -54,11 +54,11 @@ class Tasks:
         total = sum(shares.values())
         return {choice: share / total for choice, share in shares.items() if share}
 
-    def draw(self, frames: int, uniform: float) -> tuple[str, int]:
-        """One of the choices, by a number in [0, 1)."""
-        choices = self.choices(frames)
-        at = int(np.searchsorted(np.cumsum(list(choices.values())), uniform, side="right"))
-        return list(choices)[min(at, len(choices) - 1)]
+
+def drawn(choices: Mapping[tuple[str, int], float], uniform: float) -> tuple[str, int]:
+    """One of the choices, whose probabilities add up to 1, by a number in [0, 1)."""
+    at = int(np.searchsorted(np.cumsum(list(choices.values())), uniform, side="right"))
+    return list(choices)[min(at, len(choices) - 1)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,7 +2,8 @@
 
 What is stored of a clip is the mean of the autoencoder's posterior, and with `--posterior sample` its standard
 deviation as well, so that training can draw from it. The mean is the default: the autoencoder's posteriors are narrow,
-and the file is half as large. Text states are cut to the caption's own tokens; the loader pads them again.
+and the file is half as large. Text states are cut to the caption's own tokens; the loader pads them again. With --pairs
+a record also holds what refinement would start from, and both are padded as there.
 
 Shards are finished one by one, so a cache that was killed goes on behind its last one when it is started again; with
 --part I/N it is written by N processes, each every N-th shard. The index comes last: without it no dataset is opened.
@@ -16,7 +17,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
@@ -26,17 +27,34 @@ import tyro
 
 from lcv_jax.command_line import parse, status
 from lcv_jax.data import shards
+from lcv_jax.data.degrade import Degrading
 from lcv_jax.data.images import to_model
+from lcv_jax.data.pair_sources import POOR, Paired, Textured
+from lcv_jax.data.pairs import Pairs
 from lcv_jax.data.records import DTYPES, Record
-from lcv_jax.data.shards import DEVIATIONS, INDEX, LATENTS, PROMPTS, TEXT, Encoding, Index, Shard, write_shard
+from lcv_jax.data.shards import (
+    DEVIATIONS,
+    INDEX,
+    LATENTS,
+    PROMPTS,
+    TEXT,
+    UPSAMPLED,
+    UPSAMPLED_DEVIATIONS,
+    Encoding,
+    Index,
+    Shard,
+    write_shard,
+)
 from lcv_jax.data.sizes import Sizes
 from lcv_jax.data.sources import TOY, Item, Source, open_clips, open_toy
 from lcv_jax.data.storage import Folder
+from lcv_jax.data.upsample import upsampled
 from lcv_jax.errors import InputError
 from lcv_jax.models.vae import normalize
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import SAMPLING
+from lcv_jax.sample.defaults import NEGATIVE_PROMPT
 from lcv_jax.sample.encoders import Encoders, fingerprint, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -60,9 +78,9 @@ class Cache:
     factor: int = 16
     """What both sides divide by; 64 for block sparse attention."""
     frames: tuple[int, ...] = (93,)
-    """Lengths of clips, 4n + 1: each clip gets the longest that it has."""
+    """Lengths of clips, 4n + 1: each clip gets the longest that it has. Spatio-temporal pairs have twice as many."""
     fps: int = 15
-    """Frames a second that clips are resampled to."""
+    """Frames a second that clips are resampled to; twice as many for spatio-temporal pairs."""
     forms: tuple[str, ...] = ()
     """Of the toy world: HxWxF, or HxWxF@WEIGHT."""
     objects: tuple[int, ...] = (1, 2, 3)
@@ -70,7 +88,20 @@ class Cache:
     split: Literal["train", "held_out"] = "train"
     """Of the toy world."""
     seed: int = 0
-    """Of the toy world."""
+    """Of the toy world, and of degradations."""
+    pairs: Literal["spatial", "spatio-temporal"] | None = None
+    """For refinement: encode with each clip what it is before it, smaller, degraded, and upsampled again; with half the
+    frames too if spatio-temporal."""
+    low_size: str = "480p"
+    """Of pairs: size before refinement, as --size."""
+    cond_frames: int = 0
+    """Of pairs: refined frames at the front that are given: 0, 1 of a picture, 13 or, at twice the rate, 26."""
+    latent_multiple: int = 4
+    """Of pairs: what counts of latents divide by, the time side of the model's sparse blocks."""
+    degrading: Degrading = dataclasses.field(default_factory=Degrading)
+    """Of pairs: how much the smaller clips are degraded."""
+    min_texture: float = 0.0
+    """Clips whose gray-level co-occurrence entropy is below so many bits are skipped; flat ones have less than 1."""
     posterior: Literal["mode", "sample"] = "mode"
     """mode: means only. sample: deviations too, twice the bytes."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -79,6 +110,9 @@ class Cache:
     """Of the encoders; by default bfloat16, on a CPU float32."""
     max_text_tokens: int = 512
     """Longer captions are cut."""
+    negative_prompt: str = NEGATIVE_PROMPT
+    """Encoded once, beside the empty prompt, for distillation of guidance; "" for none. A cache that has another gets
+    this one instead when it is written again, and its clips stay."""
     shard_records: int = 64
     """Clips of a shard, which are held in memory."""
     batch: int = 1
@@ -100,11 +134,13 @@ class Cache:
         encoding = self._encoding(encoders)
         _begin(folder, self._settings(source, encoding))
         ranges = _ranges(source, self)
+        prompts = {"empty": ""} | ({"negative": self.negative_prompt} if self.negative_prompt else {})
         waiting = [n for n in range(part, len(ranges), parts) if folder.read(_told(n)) is None]
-        if waiting or folder.read(_told(None)) is None:
+        unprompted = part == 0 and not _has_prompts(folder, prompts)
+        if waiting or unprompted:
             work = _Work(encoders.load(), encoding, self.batch)
-            if part == 0 and folder.read(_told(None)) is None:
-                _write(folder, None, work.prompts())
+            if unprompted:
+                _write(folder, None, work.prompts(prompts))
             total = sum(len(ranges[n]) for n in waiting)
             with tqdm.tqdm(desc="cache", total=total, unit=" clips", disable=None) as bar:
                 for n in waiting:
@@ -120,18 +156,37 @@ class Cache:
         return int(part), int(parts)
 
     def _source(self) -> Source:
+        pairs = self._pairs()
+        times = 1 if pairs is None else pairs.times
         if self.source.startswith(TOY):
-            return open_toy(self.source, self.forms, self.seed, self.split, self.objects)
-        return open_clips(self.source, Sizes.of(self.size, self.factor), self.frames, self.fps)
+            source = open_toy(self.source, self.forms, self.seed, self.split, self.objects, times)
+        else:
+            sizes = Sizes.of(self.size, self.factor)
+            source = open_clips(self.source, sizes, self.frames, self.fps, times=times)
+        if self.min_texture:
+            source = Textured(source, self.min_texture)
+        return source if pairs is None else Paired(source, pairs, Sizes.of(self.low_size), self.degrading)
+
+    def _pairs(self) -> Pairs | None:
+        if self.pairs is None:
+            if self.cond_frames:
+                raise InputError(
+                    f"--cond-frames {self.cond_frames}: is of --pairs; the loader draws other clips' tasks"
+                )
+            return None
+        return Pairs(self.pairs, self.cond_frames, self.latent_multiple, self.seed)
 
     def _settings(self, source: Source, encoding: Encoding) -> dict[str, Any]:
         """What all shards must have in common, of JSON's types."""
         names = ("size", "factor", "frames", "objects", "seed", "shard_records")
         own = {"source": source.name, "clips": len(source)} | {name: getattr(self, name) for name in names}
+        low = None if self.pairs is None else {"size": self.low_size, "degrading": dataclasses.asdict(self.degrading)}
+        own |= {"low": low, "min_texture": self.min_texture or None}
         return json.loads(json.dumps(own | dataclasses.asdict(encoding)))
 
     def _encoding(self, encoders: Encoders) -> Encoding:
         vae, text = (encoders.files[name] for name in ("vae", "text_encoder"))
+        pairs = self._pairs()
         return Encoding(
             vae=fingerprint(vae),
             text_encoder=fingerprint(text),
@@ -141,7 +196,8 @@ class Cache:
             max_text_tokens=self.max_text_tokens,
             dtype=self.dtype,
             posterior=self.posterior,
-            fps=self.fps,
+            fps=self.fps * (1 if pairs is None else pairs.times),
+            pairs=pairs,
         )
 
 
@@ -153,8 +209,9 @@ class _Work:
     encoding: Encoding
     batch: int
 
-    def prompts(self) -> list[Record]:
-        return [self._prompt("empty", "")]
+    def prompts(self, texts: Mapping[str, str]) -> list[Record]:
+        """texts: by name, which becomes the record's key."""
+        return [self._prompt(name, text) for name, text in texts.items()]
 
     def _prompt(self, key: str, text: str) -> Record:
         (states,) = self.encoders.encode_prompts([text], self.encoding.max_text_tokens)
@@ -175,21 +232,35 @@ class _Work:
 
     def _encode(self, group: Sequence[tuple[int, Item]]) -> dict[int, Record]:
         items = [item for _, item in group]
-        filled = [item.frames for item in items] + [items[-1].frames] * (self.batch - len(items))
-        found = self.encoders.posterior(to_model(np.stack(filled)))
-        config = self.encoders.files["vae"].config
-        means = self.encoders.placement.fetch(normalize(config, found.mean))
-        spread = jnp.exp(0.5 * found.logvar) / jnp.asarray(config.latents_std)
-        spreads = self.encoders.placement.fetch(spread) if self.encoding.posterior == "sample" else None
+        found = self._latents(items + items[-1:] * (self.batch - len(items)))
         records = {}
         for row, (number, item) in enumerate(group):
-            arrays = {LATENTS: self._stored(means[row])}
-            if spreads is not None:
-                arrays[DEVIATIONS] = self._stored(spreads[row])
+            arrays = {name: self._stored(rows[row]) for name, rows in found.items()}
             states = self.encoders.encode_prompts(list(item.captions.values()), self.encoding.max_text_tokens)
             arrays |= {TEXT + name: self._stored(rows) for name, rows in zip(item.captions, states, strict=True)}
             records[number] = Record(item.key, item.captions, arrays)
         return records
+
+    def _latents(self, items: Sequence[Item]) -> dict[str, np.ndarray]:
+        """By name, (b, T, h, w, C). Pairs are brought to the form that refinement gives the network (`sample.refine`);
+        the low clips went through the autoencoder before, as a sampled one has."""
+        pairs = self.encoding.pairs
+        if pairs is None:
+            return self._moments([to_model(np.stack([item.frames for item in items]))], LATENTS, DEVIATIONS)
+        window, size = pairs.window(len(items[0].frames)), items[0].frames.shape[1:3]
+        high = (to_model(np.stack([item.frames[at] for item in items])[:, None]) for at in window.shown)
+        low = self.encoders.posterior(to_model(np.stack([item.low for item in items])))
+        rows = [upsampled(row, size, window.frames, window.shown) for row in self.encoders.frames(low.mean)]
+        up = (np.stack(frames)[:, None] for frames in zip(*rows, strict=True))
+        return self._moments(high, LATENTS, DEVIATIONS) | self._moments(up, UPSAMPLED, UPSAMPLED_DEVIATIONS)
+
+    def _moments(self, pieces: Iterable[np.ndarray], mean: str, deviations: str) -> dict[str, np.ndarray]:
+        """Normalised mean, and standard deviation if it is kept, of the posterior of videos in pieces along F."""
+        found, config = self.encoders.posterior_of(pieces), self.encoders.files["vae"].config
+        moments = {mean: normalize(config, found.mean)}
+        if self.encoding.posterior == "sample":
+            moments[deviations] = jnp.exp(0.5 * found.logvar) / jnp.asarray(config.latents_std)
+        return {name: self.encoders.placement.fetch(value) for name, value in moments.items()}
 
     def _stored(self, array: np.ndarray) -> np.ndarray:
         if not np.isfinite(array).all():
@@ -213,6 +284,17 @@ def _read(source: Source, numbers: Iterable[int], skipped: list[tuple[str, str]]
             except InputError as error:
                 logger.warning("skipped: %s", error)
                 skipped.append((source.key(number), str(error)))
+
+
+def _has_prompts(folder: Folder, texts: Mapping[str, str]) -> bool:
+    """Whether the cache holds the states of these prompts."""
+    told = folder.read(_told(None))
+    if told is None:
+        return False
+    shard = Shard.from_json(shards.read_json(told, _told(None)), folder.name(_told(None)))
+    reader = shards.Reader(folder, shard)
+    have = {text for number in range(len(shard.forms)) for text in reader[number].captions.values()}
+    return have >= set(texts.values())
 
 
 def _ranges(source: Source, cache: Cache) -> list[range]:
@@ -267,10 +349,12 @@ def _finish(folder: Folder, encoding: Encoding, source: Source, count: int) -> I
 
 def _summary(place: str, index: Index) -> str:
     forms = [form for shard in index.shards for form in shard.forms]
-    skipped = sum(len(shard.skipped) for shard in index.shards)
+    reasons = [reason for shard in index.shards for _, reason in shard.skipped]
+    poor = sum(POOR in reason for reason in reasons)
+    skipped = f"{len(reasons)} clips skipped" + (f", {poor} of them for {POOR}" if poor else "")
     size = sum(shard.bytes for shard in index.shards)
     by_form = ", ".join(f"{forms.count(form):,} of {'x'.join(map(str, form))}" for form in sorted(set(forms)))
-    return f"{place}: {len(forms):,} records ({by_form}), {size:,} bytes, {skipped} clips skipped"
+    return f"{place}: {len(forms):,} records ({by_form}), {size:,} bytes, {skipped}"
 
 
 def main(args: Sequence[str] | None = None) -> int:

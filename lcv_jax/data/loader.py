@@ -6,19 +6,28 @@ cost more in copies than the reading does (Grain runs the threads).
 """
 
 import dataclasses
+import enum
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from lcv_jax.data.batching import Stream, Tasks, batch_size, generator, streams
+from lcv_jax.data.batching import Stream, Tasks, batch_size, drawn, generator, streams
 from lcv_jax.data.read_ahead import ReadAhead
 from lcv_jax.data.records import Record, RecordError
-from lcv_jax.data.shards import DEVIATIONS, LATENTS, TEXT, Encoding, Form
+from lcv_jax.data.shards import DEVIATIONS, LATENTS, TEXT, UPSAMPLED, UPSAMPLED_DEVIATIONS, Encoding, Form
 from lcv_jax.errors import InputError
 
 _TASK, _SAMPLE, _INSTEAD = 0, 1, 2  # what random numbers are for
+
+
+class Reads(enum.StrEnum):
+    """What is read of records. LATENTS: of clips; their tasks are drawn. PAIRS: for refinement, also those of what it
+    starts from; the task is the one that a dataset's pairs were made for."""
+
+    LATENTS = "latents"
+    PAIRS = "pairs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +84,9 @@ class Samples(Protocol):
 class HostBatch:
     """This host's rows of one batch.
 
-    latents: (b, T, h, w, C) float32, normalised. states: (b, L, D) as cached. mask: (b, L) bool. size: samples over all
-    hosts. damaged: records that others stand for, this host's. after: the position behind this batch.
+    latents: (b, T, h, w, C) float32, normalised. upsampled: of pairs, what refinement starts from, like the latents.
+    states: (b, L, D) as cached. mask: (b, L) bool. size: samples over all hosts. damaged: records that others stand
+    for, this host's. after: the position behind this batch.
     """
 
     latents: np.ndarray
@@ -88,14 +98,15 @@ class HostBatch:
     size: int
     damaged: tuple[str, ...]
     after: Mapping[str, Any]
+    upsampled: np.ndarray | None = None
 
 
 class Loader(ReadAhead):
     """An endless source of `HostBatch`. Its position is the consumer's, however far threads have read ahead.
 
-    datasets: opened. weights: shares of the batches. rows: which of a batch's rows this host holds, by its size.
-    patch: of the model, for counting tokens. Raises InputError for datasets that cannot be mixed, or lack what the
-    settings ask for.
+    datasets: opened. weights: shares of the batches. reads: what of their records. rows: which of a batch's rows this
+    host holds, by its size. patch: of the model, for counting tokens. Raises InputError for datasets that cannot be
+    mixed, or lack what is asked for.
     """
 
     def __init__(
@@ -104,6 +115,7 @@ class Loader(ReadAhead):
         weights: Sequence[float],
         settings: Settings,
         *,
+        reads: Reads = Reads.LATENTS,
         patch: tuple[int, int, int] = (1, 2, 2),
         rows: Callable[[int], Sequence[int]] = range,
         threads: int = 4,
@@ -112,16 +124,20 @@ class Loader(ReadAhead):
         if not datasets:
             raise InputError("data: no datasets given, expected at least one folder that lcv_jax.data.cache wrote")
         _check_alike(datasets, settings)
+        if reads is Reads.PAIRS:
+            _check_pairs(datasets)
         forms = {form for dataset in datasets for form in dataset.forms}
         sizes = {form: batch_size(form, patch, settings.tokens, settings.multiple) for form in forms}
         named = [(str(number), dataset.forms) for number, dataset in enumerate(datasets)]
         made = streams(named, weights, sizes)
-        for stream in made:
-            settings.tasks.choices(stream.form[0])
         self.settings = settings
-        self._datasets, self._rows = tuple(datasets), rows
+        self._datasets, self._rows, self._reads = tuple(datasets), rows, reads
+        for stream in made:
+            self._choices(stream)  # raises where there are none
         self._prompts = [dataset.prompts() for dataset in datasets]
         self._made_of = _description(datasets, weights, settings, made)
+        if reads is not Reads.LATENTS:
+            self._made_of["reads"] = str(reads)
         super().__init__(made, "records", settings.max_damaged, threads, ahead)
 
     def get_state(self) -> dict[str, Any]:
@@ -149,34 +165,49 @@ class Loader(ReadAhead):
 
     def batches(self) -> list[tuple[Stream, str, int]]:
         """Every (stream, task, latent frames given) that a batch may be: what a step is compiled for."""
-        return [(s, *choice) for s in self.streams for choice in self.settings.tasks.choices(s.form[0])]
+        return [(s, *choice) for s in self.streams for choice in self._choices(s)]
+
+    def _choices(self, stream: Stream) -> Mapping[tuple[str, int], float]:
+        """The probability of each (task, latent frames given) of its batches."""
+        if self._reads is Reads.PAIRS:
+            pairs = self._datasets[stream.source].encoding.pairs
+            return {(pairs.task, pairs.cond_latents): 1.0}
+        return self.settings.tasks.choices(stream.form[0])
 
     def read(self, stream: Stream, number: int, at: int, after: Mapping[str, int]) -> HostBatch:
         """Batch `number` of the stream, the run's batch `at`."""
         s = self.settings
-        task, num_cond = s.tasks.draw(stream.form[0], generator(s.seed, _TASK, at).random())
-        drawn = [self._sample(stream, number * stream.batch + row) for row in self._rows(stream.batch)]
-        latents, states, damaged = zip(*drawn, strict=True)
+        task, num_cond = drawn(self._choices(stream), generator(s.seed, _TASK, at).random())
+        each = [self._sample(stream, number * stream.batch + row) for row in self._rows(stream.batch)]
+        latents, states, damaged = zip(*each, strict=True)
         L, D = s.text_tokens, states[0].shape[1]
         padded, mask = np.zeros((len(states), L, D), states[0].dtype), np.zeros((len(states), L), bool)
         for row, text in enumerate(states):
             padded[row, : len(text)] = text
             mask[row, : len(text)] = True
         lost = tuple(name for names in damaged for name in names)
-        return HostBatch(np.stack(latents), padded, mask, num_cond, task, stream.name, stream.batch, lost, after)
+        stacked = [np.stack(rows) for rows in zip(*latents, strict=True)]
+        upsampled = stacked[1] if self._reads is Reads.PAIRS else None
+        return HostBatch(stacked[0], padded, mask, num_cond, task, stream.name, stream.batch, lost, after, upsampled)
 
-    def _sample(self, stream: Stream, position: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Latents, text states and damaged records of a place in a stream; it depends on nothing else."""
+    def _sample(self, stream: Stream, position: int) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+        """Latents (of a pair both), text states and damaged records of a place in a stream; they depend on it alone."""
         s = self.settings
         entropy = (zlib.crc32(stream.name.encode()), position)
         instead, read = generator(s.seed, _INSTEAD, *entropy), self._datasets[stream.source].__getitem__
         record, damaged = self.read_or_another(stream, stream.record(position, s.seed), instead, read, RecordError)
         rng = generator(s.seed, _SAMPLE, *entropy)
         chosen = rng.random()
-        latents = record.arrays[LATENTS].astype(np.float32)
-        if s.posterior == "sample":
-            noise = rng.standard_normal(latents.shape, np.float32)
-            latents = latents + record.arrays[DEVIATIONS].astype(np.float32) * noise
+        moments = [(LATENTS, DEVIATIONS)]
+        if self._reads is Reads.PAIRS:
+            moments.append((UPSAMPLED, UPSAMPLED_DEVIATIONS))
+        latents = []
+        for mean, deviations in moments:
+            z = record.arrays[mean].astype(np.float32)
+            if s.posterior == "sample":
+                noise = rng.standard_normal(z.shape, np.float32)
+                z = z + record.arrays[deviations].astype(np.float32) * noise
+            latents.append(z)
         return latents, self._text(record, chosen, stream.source), damaged
 
     def _text(self, record: Record, uniform: float, source: int) -> np.ndarray:
@@ -211,6 +242,15 @@ def _check_alike(datasets: Sequence[Samples], settings: Settings) -> None:
             raise InputError(
                 f"{dataset.place}: holds no deviations, which posterior='sample' needs; write the cache with "
                 "--posterior sample, or take 'mode'"
+            )
+
+
+def _check_pairs(datasets: Sequence[Samples]) -> None:
+    for dataset in datasets:
+        if dataset.encoding.pairs is None:
+            raise InputError(
+                f"{dataset.place}: holds no pairs, which refinement learns from: write the cache with --pairs spatial "
+                "or --pairs spatio-temporal"
             )
 
 

@@ -19,10 +19,11 @@ from lcv_jax.data.sources import Item, Source
 from lcv_jax.data.texture import texture
 from lcv_jax.errors import InputError
 
+POOR = "poor texture"
+"""Why clips are skipped."""
 
-def low_clip(
-    frames: np.ndarray, pairs: Pairs, size: tuple[int, int], key: str, degrading: Degrading
-) -> np.ndarray:
+
+def low_clip(frames: np.ndarray, pairs: Pairs, size: tuple[int, int], key: str, degrading: Degrading) -> np.ndarray:
     """A clip (F, H, W, 3) uint8 as it is before refinement, (F / times, *size, 3) uint8. key: the clip's own; what is
     drawn depends on that and the pairs' seed alone."""
     smaller = resize_lanczos(frames[:: pairs.times], size)
@@ -80,5 +81,5 @@ class Textured:
         item = self.source[number]
         found = texture(item.frames).entropy
         if found < self.least:
-            raise InputError(f"{item.key}: poor texture, entropy {found:.2f} bits, below {self.least:g}")
+            raise InputError(f"{item.key}: {POOR}, entropy {found:.2f} bits, below {self.least:g}")
         return item

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
+from lcv_jax.data.loader import Reads
 from lcv_jax.flow.schedule import ScheduleConfig
 from lcv_jax.models.dit import DiT
 from lcv_jax.models.layers import lora_collection
@@ -89,10 +90,11 @@ class Objective(Protocol):
 class Settings(abc.ABC):
     """What a config says of an objective of the transformer, and what that needs. Each lies in its objective's file.
 
-    reads: the trees that it cannot do without, of "lora", "reference" and "ema".
+    reads: the trees that it cannot do without, of "lora", "reference" and "ema". records: what it reads of the data's.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
+    records: ClassVar[Reads] = Reads.LATENTS
 
     @property
     def prompts(self) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 
 from lcv_jax.checkpoint import hub, layout
 from lcv_jax.checkpoint.load import load_params
+from lcv_jax.data.images import to_uint8
 from lcv_jax.data.text import Tokenizer
 from lcv_jax.errors import InputError
 from lcv_jax.models.dit import DiT
@@ -62,9 +63,9 @@ class Encoders:
             )
         return cls(folder, files, Precision.named(dtype), tokenizer, placement)
 
-    def load(self) -> "Encoders":
-        """With the weights, on their shards."""
-        return dataclasses.replace(self, params={name: self._load(model) for name, model in self.files.items()})
+    def load(self, names: Sequence[str] = NAMES) -> "Encoders":
+        """With the weights, of one model or both, on their shards."""
+        return dataclasses.replace(self, params={name: self._load(self.files[name]) for name in names})
 
     def _load(self, model: layout.Model) -> Any:
         where = self.placement.params(model.config, model.abstract)
@@ -90,8 +91,17 @@ class Encoders:
 
     def posterior(self, video: Any) -> Posterior:
         """Of (B, F, H, W, 3) in [-1, 1], F = 4n + 1; raw latents, float32."""
-        parts = list(self.coder.encode_stream(self.params["vae"], [jnp.asarray(video, jnp.float32)]))
+        return self.posterior_of([jnp.asarray(video, jnp.float32)])
+
+    def posterior_of(self, pieces: Iterable[Any]) -> Posterior:
+        """The same of a video that comes in pieces along F, float32; memory is that of the pieces."""
+        parts = list(self.coder.encode_stream(self.params["vae"], pieces))
         return jax.tree.map(lambda *p: jnp.concatenate(p, axis=1), *parts)
+
+    def frames(self, latents: Array) -> np.ndarray:
+        """Raw latents (B, T, h, w, C) -> uint8 (B, 4 (T - 1) + 1, H, W, 3)."""
+        pieces = self.coder.decode_stream(self.params["vae"], [latents])
+        return np.concatenate([self.placement.fetch(to_uint8(piece)) for piece in pieces], axis=1)
 
     def pipeline(self, dit: DiT, params: Any) -> Pipeline:
         """A pipeline around a DiT that is not the checkpoint's; the encoders' weights must be loaded."""

@@ -17,6 +17,7 @@ from lcv_jax.models.vae import normalize
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import SAMPLING
+from lcv_jax.sample.defaults import NEGATIVE_PROMPT
 from lcv_jax.sample.encoders import Encoders, fingerprint
 
 
@@ -91,6 +92,20 @@ def test_text_is_as_long_as_its_tokens(written, encoders):
     length = int(tokens.mask.sum())
     np.testing.assert_allclose(dataset[1].arrays["text.en"], states[0, :length], atol=1e-4)
     assert dataset.prompts()[""].shape == (1, 64)
+
+
+def test_the_negative_prompt_is_encoded_once_and_added_to_a_cache_without_it(written, encoders):
+    """Given anew it takes the place of the one before; clips and what is known of them stay as they are."""
+    asked, index = written
+    texts = {"", NEGATIVE_PROMPT}
+    assert set(Dataset(asked.out).prompts()) == texts
+    (states,) = encoders.encode_prompts([NEGATIVE_PROMPT], 16)
+    np.testing.assert_allclose(Dataset(asked.out).prompts()[NEGATIVE_PROMPT], states, atol=1e-4)
+    other = dataclasses.replace(asked, negative_prompt="grey").run()
+    assert set(Dataset(asked.out).prompts()) == {"", "grey"}
+    assert dataclasses.replace(asked, negative_prompt="").run() == other
+    assert (other.shards, other.encoding) == (index.shards, index.encoding)
+    assert asked.run() == index
 
 
 def test_what_cannot_be_used_is_told(written):

@@ -14,7 +14,8 @@ import pytest
 import caches
 from benchmarks import loader as benchmark
 from lcv_jax.data.batching import Tasks
-from lcv_jax.data.loader import Loader, Settings
+from lcv_jax.data.loader import Loader, Reads, Settings
+from lcv_jax.data.pairs import Pairs
 from lcv_jax.data.shards import Dataset
 from lcv_jax.errors import InputError
 
@@ -142,6 +143,44 @@ def test_the_posterior_is_sampled_by_position(place):
     spread = np.concatenate([d.ravel() for d in differences])
     assert abs(spread.std() - 0.5) < 0.03
     assert abs(spread.mean()) < 0.03
+
+
+PAIRS = Pairs("spatial", cond_frames=1, multiple=1)
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory) -> str:
+    encoding = dataclasses.replace(caches.ENCODING, pairs=PAIRS)
+    return caches.dataset(tmp_path_factory.mktemp("pairs"), [(3, 4, 4)] * 4, encoding=encoding)
+
+
+def test_pairs_come_with_what_refinement_starts_from(paired):
+    """And with the frames given that they were made for, whatever tasks are asked for."""
+    settings = dataclasses.replace(SETTINGS, tasks=Tasks(vc=1))
+    source = loader(paired, settings, reads=Reads.PAIRS)
+    assert [choice[1:] for choice in source.batches()] == [("i2v", 1)]
+    batch = next(source)
+    assert (batch.task, batch.num_cond, batch.upsampled.dtype) == ("i2v", 1, np.float32)
+    np.testing.assert_array_equal(batch.upsampled, -batch.latents)
+    sampled = next(loader(paired, dataclasses.replace(settings, posterior="sample"), reads=Reads.PAIRS))
+    for drawn, mean, spread in ((sampled.latents, batch.latents, 0.5), (sampled.upsampled, batch.upsampled, 0.25)):
+        assert (drawn - mean).std() == pytest.approx(spread, rel=0.1)
+
+
+def test_pairs_can_be_read_as_plain_clips(paired):
+    """With tasks and noise as if there were none."""
+    settings = dataclasses.replace(SETTINGS, posterior="sample")
+    batch = next(loader(paired, settings))
+    assert (batch.task, batch.num_cond, batch.upsampled) == ("t2v", 0, None)
+    np.testing.assert_array_equal(batch.latents, next(loader(paired, settings, reads=Reads.PAIRS)).latents)
+
+
+def test_clips_without_pairs_and_positions_of_other_readings_are_refused(place, paired):
+    with pytest.raises(InputError, match=r"holds no pairs, which refinement learns from: write the cache with --pairs"):
+        loader(place, reads=Reads.PAIRS)
+    state = loader(paired, reads=Reads.PAIRS).get_state()
+    with pytest.raises(InputError, match="position is in other data: reads was pairs, is None"):
+        loader(paired).set_state(state)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcv_jax.flow.loss import velocity_error
-from lcv_jax.flow.path import noised
+from lcv_jax.flow.loss import squared_error
+from lcv_jax.flow.path import noised, velocity
 from lcv_jax.flow.solver import euler_step
 
 S = 0.3
@@ -25,7 +25,7 @@ def fitted_slope(key, t):
     """The slope a at which the loss of v = a x_t is least: its gradient is linear in a."""
     x0, noise = S * jax.random.normal(key, SHAPE), jax.random.normal(jax.random.fold_in(key, 1), SHAPE)
     x = noised(x0, noise, t)
-    slope = jax.grad(lambda a: velocity_error(a * x, x0, noise).mean())
+    slope = jax.grad(lambda a: squared_error(a * x, velocity(x0, noise)).mean())
     return -slope(0.0) / (slope(1.0) - slope(0.0))
 
 
@@ -49,8 +49,8 @@ def test_what_the_loss_finds_leads_from_noise_to_data(sign, arrives):
 def test_only_noisy_frames_count_each_sample_by_itself():
     rng = np.random.default_rng(0)
     v, x0, noise = (jnp.asarray(rng.normal(size=(3, 4, 2, 2, 5)), jnp.float32) for _ in range(3))
-    error = velocity_error(v, x0, noise, num_cond=1)
+    error = squared_error(v, velocity(x0, noise), num_cond=1)
     expected = np.square(np.asarray(v - (x0 - noise))[:, 1:]).reshape(3, -1).mean(1)
     np.testing.assert_allclose(error, expected, rtol=1e-6)
-    np.testing.assert_array_equal(velocity_error(v.at[:, 0].set(jnp.nan), x0, noise, 1), error)
-    assert velocity_error(v.astype(jnp.bfloat16), x0, noise).dtype == jnp.float32
+    np.testing.assert_array_equal(squared_error(v.at[:, 0].set(jnp.nan), velocity(x0, noise), 1), error)
+    assert squared_error(v.astype(jnp.bfloat16), velocity(x0, noise)).dtype == jnp.float32
