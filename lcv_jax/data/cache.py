@@ -113,9 +113,6 @@ class Cache:
     negative_prompt: str = NEGATIVE_PROMPT
     """Encoded once, beside the empty prompt, for distillation of guidance; "" for none. A cache that has another gets
     this one instead when it is written again, and its clips stay."""
-    negative_prompt: str = NEGATIVE_PROMPT
-    """Encoded once, beside the empty prompt, for distillation of guidance; "" for none. A cache that has another gets
-    this one instead when it is written again, and its clips stay."""
     shard_records: int = 64
     """Clips of a shard, which are held in memory."""
     batch: int = 1
@@ -287,17 +284,6 @@ def _read(source: Source, numbers: Iterable[int], skipped: list[tuple[str, str]]
             except InputError as error:
                 logger.warning("skipped: %s", error)
                 skipped.append((source.key(number), str(error)))
-
-
-def _has_prompts(folder: Folder, texts: Mapping[str, str]) -> bool:
-    """Whether the cache holds the states of these prompts."""
-    told = folder.read(_told(None))
-    if told is None:
-        return False
-    shard = Shard.from_json(shards.read_json(told, _told(None)), folder.name(_told(None)))
-    reader = shards.Reader(folder, shard)
-    have = {text for number in range(len(shard.forms)) for text in reader[number].captions.values()}
-    return have >= set(texts.values())
 
 
 def _has_prompts(folder: Folder, texts: Mapping[str, str]) -> bool:

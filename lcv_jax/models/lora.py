@@ -15,6 +15,10 @@ from lcv_jax.errors import InputError
 Array = jax.Array
 BLOCK_LINEARS = r"blocks/(attn|cross_attn|ffn)/.+"
 """The linear layers of self-attention, cross-attention and feed-forward, as the report trains them (SPEC 8)."""
+CFG_STEP_LINEARS = r"blocks/(attn/(qkv|proj)|cross_attn/(q_linear|kv_linear)|ffn/w[123])"
+"""Those of the published LoRA for distilled sampling: all of them but cross-attention's last (SPEC 7)."""
+REFINEMENT_LINEARS = rf"{CFG_STEP_LINEARS}|(blocks|final_layer)/adaLN_modulation|final_layer/linear"
+"""Those of the published LoRA for refinement: the same, all modulations, and the last layer (SPEC 7)."""
 
 
 @dataclasses.dataclass(frozen=True)

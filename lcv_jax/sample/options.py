@@ -15,6 +15,8 @@ NUM_FRAMES = 93
 SIZE = (480, 832)
 FPS = 15
 REFINED_FPS = 30
+DISTILLED_LORA = "cfg_step"
+"""Name of the LoRA that the distilled schedule takes."""
 # JAX keeps 32 bits of a seed and would silently give a larger one the video of its remainder.
 SEEDS = 2**32
 # The model was trained on so many timesteps.
@@ -87,7 +89,7 @@ class Options:
 
     @property
     def active_loras(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*(["cfg_step"] if self.distilled else []), *self.loras]))
+        return tuple(dict.fromkeys([*([DISTILLED_LORA] if self.distilled else []), *self.loras]))
 
     def negative_prompts(self, count: int) -> tuple[str, ...]:
         if isinstance(self.negative_prompt, str):

@@ -62,6 +62,7 @@ class SampleConfig:
     """Videos made while training, with the running mean of the parameters where there is one.
 
     every: steps; 0 makes none. prompts: of the videos. height, width: in pixels. frames: 4n + 1; 1 makes pictures.
+    distilled: by the distilled schedule, with the LoRA that is trained as the one that belongs to it.
     """
 
     every: int = 0
@@ -71,6 +72,7 @@ class SampleConfig:
     frames: int = 93
     steps: int = 50
     guidance: float = 4.0
+    distilled: bool = False
     seed: int = 0
 
 

@@ -1,16 +1,20 @@
 """What recipes of one family have in common; configs/ holds the recipes."""
 
+import dataclasses
 from collections.abc import Mapping
 
 from lcv_jax.data.batching import Tasks
 from lcv_jax.data.clip_batches import ClipSet, ClipSettings
 from lcv_jax.data.loader import Settings
-from lcv_jax.models.dit_config import DiTConfig
+from lcv_jax.models.dit_config import BlockSparseConfig, DiTConfig
+from lcv_jax.models.lora import CFG_STEP_LINEARS, REFINEMENT_LINEARS, LoRAConfig
 from lcv_jax.models.remat import Remat
 from lcv_jax.models.umt5_config import UMT5Config
 from lcv_jax.models.vae_config import VAEConfig
+from lcv_jax.objectives.distillation import Distillation
 from lcv_jax.objectives.pretrain import ConditionNoise, Pretraining
-from lcv_jax.train.config import DataConfig, SampleConfig, TrainConfig, VAETrainConfig
+from lcv_jax.objectives.refine import Refinement
+from lcv_jax.train.config import DataConfig, SampleConfig, SparseConfig, TrainConfig, VAETrainConfig
 from lcv_jax.train.optimizer import AdamW, Muon
 
 TOKENS_256P = 24 * 16 * 16
@@ -42,8 +46,13 @@ TOY_MODEL = DiTConfig(
     caption_channels=128,
     adaln_tembed_dim=128,
     text_tokens_zero_pad=False,  # so that captions may be padded to any length
+    bsa_params=BlockSparseConfig(
+        (2, 2, 2), (2, 2, 2), sparsity=0.9375
+    ),  # of 32 blocks in 13 refined frames, 2 are kept
 )
 """6 million parameters, 12 MB in bfloat16."""
+TOY_BLOCKS = SparseConfig(block=(2, 2, 2))
+"""Its block sparse attention in training."""
 TOY_PROMPTS = (
     "A red circle moves to the right on a plain grey background.",
     "A green star turns.",
@@ -116,6 +125,119 @@ def toy(
         save_every=500,
         log_every=50,
         samples=SampleConfig(every=2000, prompts=TOY_PROMPTS, height=64, width=64, frames=frames, steps=25),
+    )
+
+
+def distilled(objective: Distillation, *, steps: int, ema_decay: float, init_lora: str | None = None) -> TrainConfig:
+    """A distillation of the published model on the data of stage 5 (SPEC 8), into the LoRA of SPEC 7. Rate, steps and
+    the LoRA's rank are the report's, the rest is ours."""
+    base = published(
+        paths={"data/images-480p": 1.0, "data/videos-480p": 1.5, "data/videos-720p": 1.5},
+        tokens=32 * TOKENS_720P,
+        multiple=32,
+        rate=5e-5,
+        steps=steps,
+        init="meituan-longcat/LongCat-Video",
+        tasks=ALL_TASKS,
+        mesh="data=2,fsdp=16,context=2",
+    )
+    return _student(base, objective, LoRAConfig(), ema_decay, init_lora)
+
+
+def toy_distilled(
+    objective: Distillation,
+    *,
+    rate: float,
+    steps: int,
+    cooldown: tuple[int, int],
+    ema_decay: float,
+    init_lora: str | None = None,
+) -> TrainConfig:
+    """The same of the toy world's model, on the data of its last stage."""
+    base = toy(
+        paths={"outputs/toy/images": 1.0, "outputs/toy/videos": 9.0},
+        tokens=40 * 64,
+        rate=rate,
+        steps=steps,
+        cooldown=cooldown,
+        init="outputs/toy/checkpoint",
+        tasks=Tasks(t2v=2, i2v=1, vc=1, vc_latents=(2,)),
+    )
+    return _student(base, objective, LoRAConfig(rank=16, alpha=8.0), ema_decay, init_lora)
+
+
+def _student(
+    base: TrainConfig, objective: Distillation, lora: LoRAConfig, ema_decay: float, init_lora: str | None
+) -> TrainConfig:
+    """A run of a LoRA on the data of another run, whose samples are made as the student is sampled."""
+    return dataclasses.replace(
+        base,
+        objective=objective,
+        lora=dataclasses.replace(lora, modules=CFG_STEP_LINEARS),
+        init_lora=init_lora,
+        optimizer=AdamW(rate=base.optimizer.rate, warmup=50, cooldown=base.optimizer.cooldown),
+        ema_decay=ema_decay,
+        save_every=250,
+        samples=dataclasses.replace(base.samples, distilled=True, steps=16, guidance=1.0),
+    )
+
+
+def refined(*, attention: SparseConfig | None = None, init_lora: str | None = None) -> TrainConfig:
+    """Training of the published model's refinement LoRA (SPEC 8): rate, steps, rank and sparsity are the report's.
+
+    Pairs are of both modes and all tasks, each a dataset of its own; their shares, and the batch, are ours.
+    """
+    shares = {"t2v": 2.0, "i2v": 1.0, "vc": 1.0}
+    base = published(
+        paths={f"data/pairs-{fps}-{task}": share for fps in (15, 30) for task, share in shares.items()},
+        tokens=16 * 2 * TOKENS_720P,
+        multiple=16,
+        rate=5e-5,
+        steps=500,
+        init="meituan-longcat/LongCat-Video",
+        mesh="fsdp=16,context=4",
+    )
+    return _refiner(base, Refinement(), LoRAConfig(), attention, init_lora)
+
+
+def toy_refined(
+    *,
+    rate: float,
+    steps: int,
+    cooldown: tuple[int, int],
+    attention: SparseConfig | None = None,
+    init_lora: str | None = None,
+) -> TrainConfig:
+    """The same of the toy world's model: 64 x 64 to 128 x 128, with 13 frames for 13, and 26 for 13."""
+    base = toy(
+        paths={"outputs/toy/pairs-spatial": 1.0, "outputs/toy/pairs-spatio-temporal": 1.0},
+        tokens=16 * 4 * 8 * 8,
+        rate=rate,
+        steps=steps,
+        cooldown=cooldown,
+        init="outputs/toy/checkpoint",
+    )
+    return _refiner(base, Refinement(shift=3.0), LoRAConfig(rank=16, alpha=8.0), attention, init_lora)
+
+
+def _refiner(
+    base: TrainConfig,
+    objective: Refinement,
+    lora: LoRAConfig,
+    attention: SparseConfig | None,
+    init_lora: str | None,
+) -> TrainConfig:
+    """A run of a LoRA on pairs. It makes no samples, which would be of text alone."""
+    return dataclasses.replace(
+        base,
+        objective=objective,
+        lora=dataclasses.replace(lora, modules=REFINEMENT_LINEARS),
+        init_lora=init_lora,
+        attention=attention,
+        optimizer=AdamW(rate=base.optimizer.rate, warmup=50, cooldown=base.optimizer.cooldown),
+        ema_decay=None,
+        save_every=100,
+        samples=SampleConfig(),
     )
 
 

@@ -16,7 +16,7 @@ from lcv_jax.parallel import processes
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import SAMPLING
 from lcv_jax.sample.encoders import Encoders
-from lcv_jax.sample.options import FPS
+from lcv_jax.sample.options import DISTILLED_LORA, FPS
 from lcv_jax.sample.pipeline import Pipeline
 from lcv_jax.train.build import ADAPTER, DiTTraining, precision_of
 from lcv_jax.train.config import SampleConfig, TrainConfig
@@ -38,8 +38,13 @@ def pipeline_of(training: DiTTraining, trees: Trees) -> Pipeline:
     params = jax.tree.map(lambda x: x.astype(precision.param), trees.params)
     pipe = encoders.pipeline(dit, params)
     if trees.lora is not None:
-        pipe.adapters.put(trees.lora[ADAPTER], ADAPTER)
+        pipe.adapters.put(trees.lora[ADAPTER], _name(config.samples))
     return pipe
+
+
+def _name(asked: SampleConfig) -> str:
+    """Of the LoRA that is trained."""
+    return DISTILLED_LORA if asked.distilled else ADAPTER
 
 
 def due(config: TrainConfig, at: int) -> bool:
@@ -54,7 +59,8 @@ def sample(pipe: Pipeline, asked: SampleConfig, config: TrainConfig) -> list[np.
         "steps": asked.steps,
         "guidance": asked.guidance,
         "max_text_tokens": config.data.batches.text_tokens,
-        "loras": () if config.lora is None else (ADAPTER,),
+        "distilled": asked.distilled,
+        "loras": () if config.lora is None else (_name(asked),),
     }
     return [pipe.text_to_video(prompt, seed=asked.seed + i, **options)[0] for i, prompt in enumerate(asked.prompts)]
 

@@ -13,19 +13,20 @@ from lcv_jax.checkpoint.lora import load_lora, save_lora
 from lcv_jax.errors import InputError
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.layers import lora_collection
-from lcv_jax.models.lora import LoRAConfig, init_lora
+from lcv_jax.models.lora import CFG_STEP_LINEARS, LoRAConfig, init_lora
 from lcv_jax.models.precision import FLOAT32
 from lcv_jax.models.zoo import abstract_params
 
 
 def test_the_published_adapter_has_630_718_464_parameters():
-    """Its layers are named in SPEC 7: all linear ones of the blocks' attentions and FFN but cross_attn.proj."""
+    """In 1,152 tensors (SPEC 7): of each layer and module a scale, what goes down, and what goes up of each group."""
     shapes = abstract_params(DiTConfig(), FLOAT32)
-    modules = r"blocks/(attn/.+|cross_attn/(q|kv)_linear|ffn/.+)"
-    tree = jax.eval_shape(lambda: init_lora(LoRAConfig(modules=modules), shapes, jax.random.key(0)))
-    count = sum(math.prod(x.shape) for path, x in flatten(tree).items() if not path.endswith("scale"))
-    assert count == 630_718_464
-    assert sum(path.endswith("down") for path in flatten(tree)) == 7
+    tree = jax.eval_shape(lambda: init_lora(LoRAConfig(modules=CFG_STEP_LINEARS), shapes, jax.random.key(0)))
+    flat = flatten(tree)
+    assert sum(math.prod(x.shape) for path, x in flat.items() if not path.endswith("scale")) == 630_718_464
+    groups = [x.shape[:2] for path, x in flat.items() if path.endswith("up")]
+    assert sum(layers * (2 + count) for layers, count in groups) == 1_152
+    assert "blocks/cross_attn/proj/down" not in flat
 
 
 @pytest.mark.smoke

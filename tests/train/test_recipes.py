@@ -12,7 +12,9 @@ import devices
 from lcv_jax.data.batching import batch_size
 from lcv_jax.data.sizes import Sizes
 from lcv_jax.errors import InputError
+from lcv_jax.models.lora import CFG_STEP_LINEARS
 from lcv_jax.parallel.mesh import MeshConfig
+from lcv_jax.train import build
 from lcv_jax.train.config import TrainConfig, keep, read_recipe
 
 CONFIGS = sorted((devices.ROOT / "configs").glob("*.py"))
@@ -49,6 +51,21 @@ def test_stages_have_the_reports_numbers(name):
     assert (shares.i2v > 0) == ("i2v" in tasks)
     assert (shares.vc > 0) == ("vc" in tasks)
     assert (config.objective.condition_noise.probability > 0) == ("vc" in tasks)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("cfg_distill", 2_000), ("consistency", 3_000)])
+def test_distillations_have_the_reports_numbers(name, steps):
+    config, _ = read_recipe(devices.ROOT / f"configs/{name}.py")
+    toy, _ = read_recipe(devices.ROOT / f"configs/toy_{name}.py")
+    assert (config.optimizer.rate, config.steps) == (5e-5, steps)
+    assert (config.lora.rank, config.lora.alpha, config.lora.modules) == (128, 64, CFG_STEP_LINEARS)
+    assert config.lora.alpha / config.lora.rank == toy.lora.alpha / toy.lora.rank
+    assert (config.objective.shift, toy.objective.shift) == (12, 3)
+    for one in (config, toy):
+        shares = one.data.batches.tasks
+        assert min(shares.t2v, shares.i2v, shares.vc) > 0
+        assert (one.init_lora is not None) == (name == "consistency")
+        assert all(getattr(one, build._READ[tree][0]) is not None for tree in one.objective.reads)
 
 
 def command(*args):
@@ -110,7 +127,7 @@ def test_a_resumed_run_says_what_changed(tmp_path):
         keep(tmp_path, config, resumed=True)
 
 
-@pytest.mark.parametrize("name", [*REPORT, "lora"])
+@pytest.mark.parametrize("name", [*REPORT, "lora", "cfg_distill"])
 def test_batches_of_every_size_fit_the_mesh(name):
     """And hold most of the tokens asked for, in pictures as in clips of 93 frames."""
     config, _ = read_recipe(devices.ROOT / f"configs/{name}.py")
