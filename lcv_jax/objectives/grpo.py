@@ -20,7 +20,7 @@ product of millions of factors would be 0 or infinite. The mean's ratio is the g
 import dataclasses
 import enum
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,13 +32,12 @@ from lcv_jax.flow.solver import TAU, sde_mean, sde_sigma
 from lcv_jax.models.dit import DiT
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.objectives.objective import Average, Metrics, Trees
+from lcv_jax.objectives.prompts import NEGATIVE, prompt
 from lcv_jax.sample.denoise import guided_velocity, with_negative
 from lcv_jax.sample.rollout import Exploration, Transition
 
 Array = jax.Array
 F32 = jnp.float32
-NEGATIVE = "negative"
-"""Name of the negative prompt among `Trees.prompts`."""
 
 
 class Scale(enum.StrEnum):
@@ -117,7 +116,7 @@ class GroupPolicy:
         """
         del keys
         step, settings = batch.transition, self.settings
-        mean, std = self.mean(trees.variables, trees.prompts, batch)
+        mean, std = self.mean(trees, batch)
         ratio = jnp.exp(log_ratio(step.after, mean, step.mean, std))
         weights = self._weights(step.t, step.dt)
         kept = (batch.weight > 0).astype(F32)
@@ -129,23 +128,20 @@ class GroupPolicy:
             gain = jnp.minimum(gain, held)
         loss = -weights[0] * gain
         if settings.beta:
-            # A model without the LoRA, so there is nothing that a gradient could reach.
-            reference, _ = self.mean({"params": trees.params}, trees.prompts, batch)
+            reference, _ = self.mean(dataclasses.replace(trees, lora=None), batch)
             divergence = gaussian_kl(mean, jax.lax.stop_gradient(reference), std)
             metrics["kl"] = _over(kept, divergence)
             loss += settings.beta * weights[1] * divergence
         loss = batch.weight * loss
         return loss.mean(), {"loss": Average.of(loss), **metrics}
 
-    def mean(
-        self, variables: Mapping[str, Any], prompts: Mapping[str, TextStates], batch: Judged
-    ) -> tuple[Array, Array]:
-        """Of x' under a policy, (B, T, h, w, C), and its standard deviation, (B, 1, 1, 1, 1)."""
+    def mean(self, trees: Trees, batch: Judged) -> tuple[Array, Array]:
+        """Of x' under the policy that the trees are, (B, T, h, w, C), and its standard deviation, (B, 1, 1, 1, 1)."""
         step, text, guidance = batch.transition, batch.text, None
         if self.guidance != 1:
-            text, guidance = guided_text(prompts, text), self.guidance
+            text, guidance = guided_text(trees, text), self.guidance
         times = jnp.broadcast_to(step.t[:, None], step.before.shape[:2])
-        v = guided_velocity(self.model, variables, step.before, times, text, guidance=guidance)
+        v = guided_velocity(self.model, trees.variables, step.before, times, text, guidance=guidance)
         noise = self.settings.exploration
         return sde_mean(step.before, v, step.t, step.dt, noise.a, noise.tau)
 
@@ -155,19 +151,10 @@ class GroupPolicy:
         return loss_weights(t, dt, self.settings.exploration.a, self.settings.exploration.tau)
 
 
-def guided_text(prompts: Mapping[str, TextStates], text: TextStates) -> TextStates:
-    """The prompts' text (B, L, D), each row behind the negative prompt, (2 B, L, D). Raises InputError where that is
-    missing or of another length."""
-    if NEGATIVE not in prompts:
-        raise InputError(f"guidance without an encoded prompt {NEGATIVE!r}: give the states of the negative prompt")
-    negative, B = prompts[NEGATIVE], len(text.states)
-    if negative.states.shape != (1, *text.states.shape[1:]):
-        raise InputError(
-            f"the prompt {NEGATIVE!r} has states {negative.states.shape}: expected {(1, *text.states.shape[1:])}, one "
-            "row like the batch's text; encode it with the same text encoder and length"
-        )
-    rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), negative)
-    return with_negative(TextStates(rows.states.astype(text.states.dtype), rows.mask), text)
+def guided_text(trees: Trees, text: TextStates) -> TextStates:
+    """The prompts' text (B, L, D), each row behind the negative prompt: (2 B, L, D)."""
+    negative = prompt(trees, NEGATIVE, text)
+    return with_negative(jax.tree.map(lambda x: jnp.broadcast_to(x, (len(text.mask), *x.shape[1:])), negative), text)
 
 
 def loss_weights(t: Array, dt: Array, a: float = 1.0, tau: float = TAU) -> tuple[Array, Array]:

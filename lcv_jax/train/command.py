@@ -17,9 +17,12 @@ from lcv_jax.train.build import DiTTraining
 from lcv_jax.train.checkpoint import Checkpoints
 from lcv_jax.train.config import RunConfig, TextTrainConfig, TrainConfig, VAETrainConfig, keep
 from lcv_jax.train.encoders import TextTraining, VAETraining
+from lcv_jax.train.grpo import GRPOTraining
+from lcv_jax.train.grpo_config import GRPOConfig
 from lcv_jax.train.loop import End, Schedule, resume, run
 from lcv_jax.train.programs import Kind, Programs, Work
 from lcv_jax.train.report import Report, check_wandb
+from lcv_jax.train.rounds import Rounds
 from lcv_jax.train.state import TrainState
 from lcv_jax.train.training import Training
 
@@ -51,10 +54,14 @@ def train(config: RunConfig, out: str, *, profile: bool = False, wandb: str | No
             logger.info("continues behind step %d", begun)
         if begun >= config.steps:
             return begun, End.FINISHED
-        programs = Programs(training.step, training.abstract, given, training.kinds, _compiled)
+        if isinstance(training, GRPOTraining):
+            programs: Programs | Rounds = Rounds(training, given, folder, _compiled)
+        else:
+            programs = Programs(training.step, training.abstract, given, training.kinds, _compiled)
         report = None
         if processes.is_main():
-            report = Report(folder, begun, programs, training.feed.damaged, peak(jax.devices()[0].device_kind), wandb)
+            speed = peak(jax.devices()[0].device_kind)
+            report = Report(folder, begun, programs.done, training.feed.damaged, speed, wandb)
         schedule = Schedule(config.steps, config.save_every, config.log_every)
         hooks = _hooks(folder, training, given, profile, begun)
         with contextlib.closing(report) if report is not None else contextlib.nullcontext():
@@ -67,20 +74,26 @@ def plan(training: Training) -> str:
     config = training.config
     trained = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(training.abstract.trained))
     what = "parameters"
-    if isinstance(config, TrainConfig) and config.lora is not None:
+    if isinstance(config, TrainConfig | GRPOConfig) and config.lora is not None:
         what = f"parameters of a LoRA of rank {config.lora.rank}"
     mesh = ", ".join(f"{axis}={size}" for axis, size in training.placement.mesh.shape.items())
     lines = [f"{trained:,} {what} trained; mesh {mesh}; {config.steps:,} steps; batches:"]
     shares = {stream.name: stream.share for stream in training.streams}
     lines += [f"  {kind.name}: {kind.tokens:,} tokens" for kind in training.kinds]
-    forms = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
-    lines.append(f"  shares of the batches by dataset and form: {forms}")
+    if shares:
+        forms = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+        lines.append(f"  shares of the batches by dataset and form: {forms}")
     return "\n".join(lines)
 
 
 def training_of(config: RunConfig) -> Training:
     """The run of a config, opened and checked. Raises InputError."""
-    kinds = {TrainConfig: DiTTraining, VAETrainConfig: VAETraining, TextTrainConfig: TextTraining}
+    kinds = {
+        TrainConfig: DiTTraining,
+        GRPOConfig: GRPOTraining,
+        VAETrainConfig: VAETraining,
+        TextTrainConfig: TextTraining,
+    }
     return kinds[type(config)].of(config)
 
 

@@ -5,6 +5,7 @@ computed, and stays.
 """
 
 import dataclasses
+import fnmatch
 import importlib.util
 import json
 import os
@@ -177,9 +178,12 @@ MAY_CHANGE = (
     "data/ahead",
     "data/max_damaged",
     "data/batches/max_damaged",
+    "prompts/source",
+    "patience",
+    *(f"rewards/*/{name}" for name in ("url", "path", "device", "timeout_s", "retries", "batch")),
 )
-"""What a resumed run may have otherwise: it changes no number but by rounding. Whether the data are the same is
-compared by their content (data/loader.py)."""
+"""What a resumed run may have otherwise, * for any: it changes no number but by rounding. Whether the data are the same
+is compared by their content (data/loader.py, train/prompts.py)."""
 
 
 def read_recipe(path: os.PathLike[str] | str) -> tuple[RunConfig, str]:
@@ -214,7 +218,7 @@ def keep(run: pathlib.Path, config: RunConfig, *, resumed: bool) -> None:
         changed = [
             f"{path} was {old!r}, is {new!r}"
             for path, old, new in _differences(before, config.to_json())
-            if not any(path == may or path.startswith(f"{may}/") for may in MAY_CHANGE)
+            if not any(fnmatch.fnmatchcase(path, may) or path.startswith(f"{may}/") for may in MAY_CHANGE)
         ]
         if changed:
             raise InputError(f"{run}: was begun with another config: {'; '.join(changed)}; choose another --out")
@@ -239,5 +243,12 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any,
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted({*old, *new}):
             yield from _differences(old.get(name), new.get(name), f"{path}/{name}" if path else name)
+    elif _are_settings(old) and _are_settings(new) and len(old) == len(new):
+        for i, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(*pair, f"{path}/{i}")
     elif old != new:
         yield path, old, new
+
+
+def _are_settings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, Mapping) for one in value)

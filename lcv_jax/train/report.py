@@ -10,7 +10,7 @@ from typing import Any
 from lcv_jax.errors import InputError
 from lcv_jax.train.board import Board
 from lcv_jax.train.metrics import MetricsFile
-from lcv_jax.train.programs import Programs
+from lcv_jax.train.programs import Work
 
 TENSORBOARD = "tensorboard"
 
@@ -26,22 +26,22 @@ class Report:
         self,
         run: os.PathLike[str] | str,
         after: int,
-        programs: Programs,
+        done: collections.deque[Work],
         damaged: collections.deque[int],
         peak: float | None = None,
         wandb: str | None = None,
     ):
-        """after: the step the run continues from. damaged: records that were, after each step. peak: FLOP/s. wandb:
-        name of the project."""
+        """after: the step the run continues from. done: what each step was; taken out as it is written. damaged:
+        records that were, after each step. peak: FLOP/s. wandb: name of the project."""
         self._file = MetricsFile(run, after)
         self._board = Board(pathlib.Path(run) / TENSORBOARD, after)
         self._wandb = None if wandb is None else _wandb(wandb, run)
-        self._programs, self._damaged, self._peak, self._at = programs, damaged, peak, after
+        self._done, self._damaged, self._peak, self._at = done, damaged, peak, after
 
     def write(self, step: int, record: dict[str, Any]) -> None:
         """A line of the steps since the last one. record: means; "seconds" of a step."""
         steps = step - self._at
-        done = [self._programs.done.popleft() for _ in range(steps)]
+        done = [self._done.popleft() for _ in range(steps)]
         seconds = max(steps * record["seconds"], 1e-9)
         speed = sum(work.flops for work in done) / seconds
         record |= {
