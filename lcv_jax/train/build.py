@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lcv_jax.checkpoint import hub, layout
-from lcv_jax.data.loader import Loader, Samples
+from lcv_jax.data.loader import Loader, Reads, Samples
 from lcv_jax.data.records import DTYPES
 from lcv_jax.data.shards import Dataset
 from lcv_jax.errors import InputError
@@ -64,12 +64,15 @@ class DiTTraining(Training):
             datasets,
             data.weights or (1.0,) * len(datasets),
             data.batches,
+            reads=config.objective.records,
             patch=config.model.patch_size,
             rows=rows_of(placement),
             threads=data.threads,
             ahead=data.ahead,
         )
         _check_prompts(config, loader)
+        if config.objective.records is Reads.PAIRS:
+            _check_padding(config, datasets)
         objective = config.objective.of(model)
         trained = "params" if config.lora is None else "lora"
         return cls(
@@ -143,6 +146,18 @@ def _check_prompts(config: TrainConfig, loader: Loader) -> None:
             raise InputError(
                 f"data: hold no states of the {name} prompt {text!r}, which {type(config.objective).__name__} reads: "
                 "write one of the caches again with --negative-prompt as that; clips that are encoded stay as they are"
+            )
+
+
+def _check_padding(config: TrainConfig, datasets: Sequence[Samples]) -> None:
+    """Raises InputError unless pairs are padded as the model's sampling pads what it refines."""
+    wanted = config.model.latent_multiple
+    for dataset in datasets:
+        multiple = dataset.encoding.pairs.multiple
+        if multiple != wanted:
+            raise InputError(
+                f"{dataset.place}: pairs are padded to multiples of {multiple} latents, but sampling with the model's "
+                f"sparse blocks pads to {wanted}: cache them with --latent-multiple {wanted}"
             )
 
 
@@ -237,7 +252,7 @@ def _kinds(config: TrainConfig, loader: Loader, datasets: list[Samples], placeme
     kinds = {}
     for stream, task, num_cond in loader.batches():
         check_divides(stream, config.accumulate, placement, "data.batches.multiple to that")
-        batch = abstract_batch(stream, num_cond, encoding.channels, text, placement)
+        batch = abstract_batch(stream, num_cond, encoding.channels, text, placement, config.objective.records)
         (T, h, w), (t, p, q) = stream.form, config.model.patch_size
         name = f"{stream.batch} x {T}x{h}x{w} {task}" + (f" behind {num_cond}" if num_cond else "")
         kinds.setdefault((stream.form, num_cond), Kind(name, batch, stream.batch * T // t * (h // p) * (w // q)))

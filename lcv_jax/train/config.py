@@ -27,6 +27,7 @@ from lcv_jax.objectives.autoencoder import Weights
 from lcv_jax.objectives.cfg_distill import CFGDistillation
 from lcv_jax.objectives.consistency import Consistency
 from lcv_jax.objectives.pretrain import Pretraining
+from lcv_jax.objectives.refine import Refinement
 from lcv_jax.train.optimizer import AdamW, Muon
 
 FILE = "config.json"
@@ -121,7 +122,7 @@ class TrainConfig(RunConfig):
     model: DiTConfig
     data: DataConfig
     checkpoint: str | None = None
-    objective: Pretraining | CFGDistillation | Consistency = dataclasses.field(default_factory=Pretraining)
+    objective: Pretraining | CFGDistillation | Consistency | Refinement = dataclasses.field(default_factory=Pretraining)
     lora: LoRAConfig | None = None
     init_lora: str | None = None
     attention: SparseConfig | None = None
@@ -167,6 +168,7 @@ MAY_CHANGE = (
     "keep",
     "mesh",
     "remat",
+    "model/bsa_params",  # of sampling; a run's own is `attention`
     "checkpoint",
     "init",
     "init_lora",

@@ -12,10 +12,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from lcv_jax.data.batching import Stream
-from lcv_jax.data.loader import HostBatch
+from lcv_jax.data.loader import HostBatch, Reads
 from lcv_jax.errors import InputError
 from lcv_jax.models.umt5 import TextStates
-from lcv_jax.objectives.pretrain import Batch
+from lcv_jax.objectives.matching import Batch
 from lcv_jax.parallel.placement import MeshPlacement
 
 
@@ -84,7 +84,8 @@ class Feed:
 
 
 def latents_batch(host: HostBatch, put: Put) -> Batch:
-    return Batch(put(host.latents), TextStates(put(host.states), put(host.mask)), host.num_cond)
+    upsampled = None if host.upsampled is None else put(host.upsampled)
+    return Batch(put(host.latents), TextStates(put(host.states), put(host.mask)), host.num_cond, upsampled)
 
 
 def rows_like(placement: MeshPlacement, size: int, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
@@ -93,12 +94,19 @@ def rows_like(placement: MeshPlacement, size: int, shape: tuple[int, ...], dtype
 
 
 def abstract_batch(
-    stream: Stream, num_cond: int, channels: int, text: jax.ShapeDtypeStruct, placement: MeshPlacement
+    stream: Stream,
+    num_cond: int,
+    channels: int,
+    text: jax.ShapeDtypeStruct,
+    placement: MeshPlacement,
+    reads: Reads = Reads.LATENTS,
 ) -> Batch:
-    """Shapes and shardings of a stream's batches. channels: of latents. text: one sample's padded states (L, D)."""
+    """Shapes and shardings of a stream's batches. channels: of latents. text: one sample's padded states (L, D). reads:
+    the loader's."""
     leaf = functools.partial(rows_like, placement, stream.batch)
     latents = leaf((*stream.form, channels), jnp.float32)
-    return Batch(latents, TextStates(leaf(text.shape, text.dtype), leaf(text.shape[:1], jnp.bool_)), num_cond)
+    states = TextStates(leaf(text.shape, text.dtype), leaf(text.shape[:1], jnp.bool_))
+    return Batch(latents, states, num_cond, latents if reads is Reads.PAIRS else None)
 
 
 def check_divides(stream: Stream, accumulate: int, placement: MeshPlacement, remedy: str) -> None:

@@ -66,7 +66,10 @@ def read_lora(path: str, config: DiTConfig, abstract: Tree) -> Tree:
 
 
 def _architecture(config: zoo.ModelConfig) -> zoo.ModelConfig:
-    """Without the statistics of latents, which training an autoencoder changes."""
+    """Without what weights do not depend on: the statistics of latents, which training an autoencoder changes, and the
+    blocks of block sparse attention."""
+    if isinstance(config, DiTConfig):
+        return dataclasses.replace(config, bsa_params=None)
     if not isinstance(config, VAEConfig):
         return config
     return dataclasses.replace(config, latents_mean=(0.0,) * config.z_dim, latents_std=(1.0,) * config.z_dim)
