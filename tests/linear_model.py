@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcv_jax.models.umt5 import TextStates
-from lcv_jax.objectives.pretrain import Batch
+from lcv_jax.objectives.matching import Batch
 
 WIDTH = 2
 

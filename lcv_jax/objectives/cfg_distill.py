@@ -17,8 +17,8 @@ from lcv_jax.errors import InputError
 from lcv_jax.flow.guidance import cfg_zero
 from lcv_jax.models.dit import DiT
 from lcv_jax.objectives.distillation import Distill, Distillation, frame_levels
+from lcv_jax.objectives.matching import Batch
 from lcv_jax.objectives.objective import Trees
-from lcv_jax.objectives.pretrain import Batch
 from lcv_jax.objectives.prompts import NEGATIVE, prompt
 from lcv_jax.sample.defaults import NEGATIVE_PROMPT
 from lcv_jax.sample.denoise import with_negative

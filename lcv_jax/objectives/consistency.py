@@ -26,8 +26,8 @@ from lcv_jax.flow.schedule import DISTILLED_GRID, Kind, sigmas
 from lcv_jax.flow.solver import euler_step
 from lcv_jax.models.dit import DiT
 from lcv_jax.objectives.distillation import Distill, Distillation
+from lcv_jax.objectives.matching import Batch
 from lcv_jax.objectives.objective import Trees
-from lcv_jax.objectives.pretrain import Batch
 
 Array = jax.Array
 

@@ -19,8 +19,8 @@ from lcv_jax.flow.loss import squared_error
 from lcv_jax.flow.path import noised
 from lcv_jax.flow.schedule import DISTILLED_GRID, Kind, ScheduleConfig, sigmas
 from lcv_jax.models.dit import DiT
+from lcv_jax.objectives.matching import Batch
 from lcv_jax.objectives.objective import Average, Metrics, Settings, Tree, Trees
-from lcv_jax.objectives.pretrain import Batch
 
 Array = jax.Array
 F32 = jnp.float32
