@@ -8,9 +8,10 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 from lcv_jax.data.files import check_writable, replacing
 from lcv_jax.data.images import write_png
@@ -24,10 +25,11 @@ from lcv_jax.eval.drift import drift, films
 from lcv_jax.eval.held_out import HeldOut
 from lcv_jax.eval.judging import tally, verdict
 from lcv_jax.eval.reconstruction import reconstructed
+from lcv_jax.eval.refining import Refining, Way, refined
 from lcv_jax.eval.sampling import Judged, Sampling
-from lcv_jax.sample.defaults import TOY
+from lcv_jax.sample.defaults import TOY, Defaults
 from lcv_jax.sample.opened import Opened
-from lcv_jax.sample.options import FPS
+from lcv_jax.sample.options import DISTILLED_LORA, FPS, Options
 from lcv_jax.sample.pipeline import Pipeline
 from lcv_jax.sample.run import keep_compiled
 from lcv_jax.train.build import check_encoders
@@ -48,7 +50,7 @@ class Eval:
     """A dataset that lcv_jax.data.cache wrote of clips that were not trained on."""
     toy: int = 0
     """Records of the toy world's held-out split that are sampled and judged, and reconstructed."""
-    tasks: tuple[Literal["t2v", "i2v", "vc", "long", "reconstruction"], ...] = ("t2v",)
+    tasks: tuple[Literal["t2v", "i2v", "vc", "long", "reconstruction", "refine"], ...] = ("t2v",)
     """What is measured: of --data the loss of the first three, of --toy what the judge says of them."""
     languages: tuple[Literal["en", "zh"], ...] = ("en", "zh")
     """Of the toy world's prompts."""
@@ -64,10 +66,20 @@ class Eval:
     """Long videos, of records whose objects stay in place."""
     segments: int = 12
     """Of a long video."""
-    steps: int = TOY.steps
-    """Of sampling."""
-    guidance: float = TOY.guidance
-    """Of sampling."""
+    refine_size: str = "x".join(map(str, TOY.refine_size))
+    """Of refined clips, HxW; they are refined from --size."""
+    refine_mode: Literal["spatial", "spatio-temporal"] = "spatial"
+    """What is refined: the size, or twice the frame rate too."""
+    refine_dense: str | None = None
+    """LoRA file of refinement with dense attention; left out: the checkpoint's own."""
+    refine_bsa: str | None = None
+    """LoRA file of refinement with the checkpoint's block sparse attention; left out: the checkpoint's own."""
+    distilled: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Sample with the distilled schedule and the checkpoint's cfg_step LoRA."""
+    steps: int | None = None
+    """Of sampling: by default 50, distilled 16."""
+    guidance: float | None = None
+    """Of sampling: by default 4, distilled 1, which is none."""
     enhance_hf: Literal["auto", "on", "off"] = "auto"
     """Schedule of vc and long, as sample.py has it."""
     seed: int = 0
@@ -102,8 +114,9 @@ class Eval:
         if dataset is not None:
             check_encoders(opened.folder, opened.files, [dataset])
         opened.check_memory()
-        tokens = self.max_text_tokens
-        settings = dataclasses.replace(self, max_text_tokens=tokens or opened.defaults.max_text_tokens)
+        if self.distilled:
+            opened.lora_file(DISTILLED_LORA)
+        settings = self._filled_in(opened.defaults)
         pipe = Pipeline.load(opened)
         for path in self.loras:
             pipe.load_lora(path, path)
@@ -113,20 +126,33 @@ class Eval:
             aside.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         return found
 
+    def _filled_in(self, defaults: Defaults) -> "Eval":
+        """With what is left out; steps and guidance are those of the toy world's model."""
+        told = {"steps": self.steps, "guidance": self.guidance}
+        told = {name: value for name, value in told.items() if value is not None}
+        options = Options(**TOY.filled_in({"distilled": self.distilled} | told))
+        tokens = self.max_text_tokens or defaults.max_text_tokens
+        return dataclasses.replace(self, max_text_tokens=tokens, steps=options.run_steps, guidance=options.run_guidance)
+
     def _check(self) -> None:
         """What can be refused before anything is opened."""
         if self.data is None and not self.toy and "long" not in self.tasks:
             raise InputError("nothing to measure: give --data DATASET, --toy COUNT, or both")
         if self.data is not None and not set(self.tasks) & set(JUDGED):
             raise InputError(f"--data has the loss of {', '.join(JUDGED)}: add one of them to --tasks, or leave it out")
-        if "reconstruction" in self.tasks and not self.toy:
-            raise InputError("--tasks reconstruction: is of clips of the toy world, give --toy COUNT")
+        for task in ("reconstruction", "refine"):
+            if task in self.tasks and not self.toy:
+                raise InputError(f"--tasks {task}: is of clips of the toy world, give --toy COUNT")
         continued = "long" in self.tasks or (self.toy and "vc" in self.tasks)
         if continued and self.frames <= self.cond_frames:
             raise InputError(f"--frames {self.frames}: vc and long need more than --cond-frames {self.cond_frames}")
         for name in ("draws", "bins", "batch", "films", "segments"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: expected at least 1")
+        if self.distilled and self.enhance_hf == "on":
+            raise InputError("--enhance-hf on: is not for the distilled schedule; leave out it or --distilled")
+        if self.distilled and "refine" in self.tasks:
+            raise InputError("--tasks refine: has steps of its own; measure it without --distilled")
         if self.max_text_tokens is not None and self.max_text_tokens < 1:
             raise InputError(f"--max-text-tokens {self.max_text_tokens}: expected at least 1")
         ToySource(self.toy, self.seed, (Form(parse_size(self.size), self.frames),), self.objects)
@@ -135,7 +161,7 @@ class Eval:
             check_writable(self.sheet, ".png")
 
     def measured(self, pipe: Pipeline, dataset: Dataset | None) -> dict[str, Any]:
-        """{"loss", "judge", "long", "reconstruction"}, as far as they are asked for."""
+        """{"loss", "judge", "long", "reconstruction", "refine"}, as far as they are asked for."""
         found: dict[str, Any] = {}
         judged = [task for task in JUDGED if task in self.tasks]
         if dataset is not None:
@@ -153,6 +179,8 @@ class Eval:
                 name: self._reconstruction(pipe, name, frames)
                 for name, frames in {"clips": self.frames, "pictures": 1}.items()
             }
+        if "refine" in self.tasks:
+            found["refine"] = {language: self._refine(pipe, language) for language in self.languages}
         return found
 
     def _judged(self, pipe: Pipeline, task: Judged, language: str) -> dict[str, Any]:
@@ -180,6 +208,22 @@ class Eval:
         self._write_sheet(f"reconstruction-{name}", lambda: sheets.reconstruction_sheet(found))
         return found.told()
 
+    def _refine(self, pipe: Pipeline, language: str) -> dict[str, Any]:
+        """Of each way, see `refining.Refined.told`."""
+        ways = (
+            Way("upsampled", refines=False),
+            Way("dense", lora=self.refine_dense),
+            Way("bsa", lora=self.refine_bsa, sparse="config"),
+        )
+        how = Refining(
+            parse_size(self.refine_size), self.refine_mode, self.steps, self.max_text_tokens, self.seed, self.loras
+        )
+        sampling = self._sampling()
+        source = how.source(sampling, self.toy, self.objects)
+        found = list(refined(pipe, how, sampling, ways, source, language))
+        self._write_sheet(f"refine-{language}", lambda: sheets.refined_sheet(found))
+        return {each.way.name: each.told() for each in found}
+
     def _write_sheet(self, name: str, sheet: Callable[[], np.ndarray]) -> None:
         if self.sheet is not None:
             path = pathlib.Path(self.sheet)
@@ -192,6 +236,7 @@ class Eval:
             cond_frames=self.cond_frames,
             steps=self.steps,
             guidance=self.guidance,
+            distilled=self.distilled,
             max_text_tokens=self.max_text_tokens,
             loras=self.loras,
             seed=self.seed,

@@ -20,6 +20,7 @@ Judged = Literal["t2v", "i2v", "vc"]
 class Sampling:
     """How samples are made. size: (H, W). frames: of a sample, 1 makes pictures. cond_frames: of them given to vc.
     seed: of the world and of the first sample. batch: samples at once. enhance_hf: see `Pipeline.continue_video`.
+    distilled: see `Options`.
     """
 
     size: tuple[int, int]
@@ -32,6 +33,7 @@ class Sampling:
     seed: int = 0
     batch: int = 8
     enhance_hf: bool | None = None
+    distilled: bool = False
 
     def source(self, count: int, objects: Sequence[int], frames: int | None = None) -> ToySource:
         """`count` held-out records; record i is the same whatever the count."""
@@ -45,6 +47,7 @@ class Sampling:
             "num_frames": self.frames,
             "steps": self.steps,
             "guidance": self.guidance,
+            "distilled": self.distilled,
             "max_text_tokens": self.max_text_tokens,
             "loras": self.loras,
             "seed": seed,

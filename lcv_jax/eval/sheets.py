@@ -8,10 +8,12 @@ from lcv_jax.data.toy import Note, contact_sheet
 from lcv_jax.eval.drift import Film
 from lcv_jax.eval.judging import Verdict
 from lcv_jax.eval.reconstruction import Reconstructed
+from lcv_jax.eval.refining import Refined
 
 CLIPS = 24
 """On a sheet: the first ones."""
 FRAMES = 7
+REFINED_FRAMES = 3
 GREEN, RED = (20, 120, 60), (200, 30, 30)
 
 
@@ -40,6 +42,16 @@ def reconstruction_sheet(found: Reconstructed) -> np.ndarray:
     notes = [[Note("drawn")] for _ in shown] + [[Note(f"decoded, {found.psnr(i):.1f} dB")] for i in shown]
     clips = [*found.drawn[: len(shown)], *found.decoded[: len(shown)]]
     return contact_sheet(clips, columns=2, frames=FRAMES, notes=notes)
+
+
+def refined_sheet(found: Sequence[Refined]) -> np.ndarray:
+    """The true clips, and beside them what each way made of them, with the judge's verdict."""
+    shown = range(min(len(found[0].true), CLIPS // 3))
+    clips, notes = [found[0].true[i] for i in shown], [[Note("true")] for _ in shown]
+    for each in found:
+        clips += [each.clips[i] for i in shown]
+        notes += [[Note(each.way.name), _judged(each.verdicts[i])] for i in shown]
+    return contact_sheet(clips, columns=1 + len(found), frames=REFINED_FRAMES, notes=notes)
 
 
 def _prompt(prompt: str, language: str) -> Note:

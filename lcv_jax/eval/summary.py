@@ -20,6 +20,10 @@ def summary(found: Mapping[str, Any]) -> Iterator[str]:
     for name, told in found.get("reconstruction", {}).items():
         decibels = f"{told['psnr']:.2f} dB, worst {told['worst']:.2f} dB"
         yield f"reconstruction of {told['clips']} {name}: {decibels}; all {_share(told['all'])}"
+    for language, ways in found.get("refine", {}).items():
+        for name, told in ways.items():
+            figures = f"sharpness {told['sharpness']:.2f}, {told['psnr']:.2f} dB"
+            yield f"refine {language}, {told['clips']} clips {name}: all {_share(told['all'])}, {figures}"
 
 
 def _share(told: Mapping[str, Any]) -> str:

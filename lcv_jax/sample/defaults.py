@@ -17,11 +17,13 @@ NEGATIVE_PROMPT = (
 @dataclasses.dataclass(frozen=True)
 class Defaults:
     """size: (height, width) of every task but refinement; None is the trained size nearest to the input's shape.
-    num_frames: the condition included. num_cond_frames: of continuations, 4n + 1. steps, guidance: of the schedules
-    that are not distilled. negative_prompt: of the command; in Python it is empty.
+    refine_size: that of refinement; None is the nearest of 720p. num_frames: the condition included. num_cond_frames:
+    of continuations, 4n + 1. steps, guidance: of the schedules that are not distilled. negative_prompt: of the command;
+    in Python it is empty.
     """
 
     size: tuple[int, int] | None = None
+    refine_size: tuple[int, int] | None = None
     num_frames: int = NUM_FRAMES
     num_cond_frames: int = 13
     steps: int = 50
@@ -41,8 +43,13 @@ class Defaults:
         size = {} if self.size is None or {"size", "resolution"} & given.keys() else {"size": self.size}
         return {**self.of_run(bool(given.get("distilled"))), **size, **given}
 
+    def of_refinement(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a refinement, whose schedule is its own."""
+        size = {} if {"size", "resolution"} & given.keys() else {"size": self.refine_size}
+        return {"max_text_tokens": self.max_text_tokens, **size, **given}
+
 
 PUBLISHED = Defaults()
 """Of every checkpoint that is named."""
-TOY = Defaults(size=(64, 64), num_frames=13, num_cond_frames=5, max_text_tokens=128, negative_prompt="")
+TOY = Defaults((64, 64), (128, 128), num_frames=13, num_cond_frames=5, max_text_tokens=128, negative_prompt="")
 """Of the default checkpoint: the form that it was trained in. It knows no list of faults, but the empty prompt."""

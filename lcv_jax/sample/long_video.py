@@ -119,6 +119,7 @@ def request(
         raise InputError("image and video are both given: a long video starts with one of them")
     each = _each(options, count)
     image = None if image is None else images.as_frames(image)
+    refine_size = refine_size or opened.defaults.refine_size
     asked = LongRequest(_prompts(prompts, count), each, image, None, links, refine, refine_size)
     before = None if video is None else Tail(-1, images.as_frames(video))
     size = plans.plan(opened, asked.segment(0, before)).size

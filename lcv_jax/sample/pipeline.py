@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lcv_jax.models.vae_coding import Tiling
+from lcv_jax.ops.attention import Attention
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.sample import long_video, refine, request
 from lcv_jax.sample.adapters import Adapters
@@ -110,28 +111,30 @@ class Pipeline(Parts):
         spatial_only: bool = False,
         t_thresh: float = 0.5,
         noise: Any = None,
+        sparse: Attention | str | None = "config",
         **options: Any,
     ) -> np.ndarray:
         """The video at 720p and, unless spatial_only, at twice its frame rate: block sparse attention, refinement LoRA.
 
         video: PIL images or uint8 (F, H, W, 3) at 15 frames a second. condition: an image, or a video at the refined
         rate whose last num_cond_frames the result starts with. t_thresh: how much of the input is noise at the start.
-        noise: (1, T, h, w, C) of the padded latents, instead of the seed's. No guidance and no negative prompt; steps
-        are those of the whole schedule, of which refinement takes the last ones (5 of 50). output "latents" is not
-        trimmed. The prompt may be empty.
+        noise: (1, T, h, w, C) of the padded latents, instead of the seed's. sparse: see `Parts.network`. No guidance
+        and no negative prompt; steps are those of the whole schedule, of which refinement takes the last ones (5 of
+        50). output "latents" is not trimmed. The prompt may be empty.
         """
         task = {"condition": condition, "num_cond_frames": num_cond_frames, "spatial_only": spatial_only}
-        asked = refine.request(self.opened, video, Options(**options), t_thresh=t_thresh, noise=noise, **task)
-        latents = self.run_refine(asked, prompt)
+        chosen = Options(**self.opened.defaults.of_refinement(options))
+        asked = refine.request(self.opened, video, chosen, t_thresh=t_thresh, noise=noise, **task)
+        latents = self.run_refine(asked, prompt, sparse)
         if asked.options.output == "latents":
             return latents
         return refine.trimmed(self.frames(latents), asked.plan.window)
 
-    def run_refine(self, asked: RefineRequest, prompt: str) -> np.ndarray:
+    def run_refine(self, asked: RefineRequest, prompt: str, sparse: Attention | str | None = "config") -> np.ndarray:
         """The refined latents (1, T, h, w, C), padding included."""
         conditioning = refine.prepare(self, asked, prompt)
         variables = self.variables(tuple(dict.fromkeys(["refinement", *asked.options.loras])))
-        latents = denoise(self.network("config"), variables, conditioning, asked.options.on_step)
+        latents = denoise(self.network(sparse), variables, conditioning, asked.options.on_step)
         check_finite(latents)
         return self.fetch(latents)
 
@@ -159,8 +162,9 @@ class Pipeline(Parts):
         differ: segment i has seed + i unless each is given its own. kv_cache, enhance_hf: as `continue_video` has them.
 
         refine: "spatial" (720p) or "spatio-temporal" (720p at twice the rate: 186 frames, then 160 each) refines every
-        segment together with the frames before it, under an empty prompt; refine_size: (height, width) instead of 720p.
-        start: the tail of a segment, to go on behind it. Raises InputError at once, before any work.
+        segment together with the frames before it, under an empty prompt; refine_size: (height, width) instead of 720p
+        (of the toy world's model, 128 x 128). start: the tail of a segment, to go on behind it. Raises InputError at
+        once, before any work.
         """
         links = long_video.Links(self._cond(num_cond_frames), kv_cache, enhance_hf)
         kept = {"image": image, "video": video, "refine": refine, "refine_size": refine_size, "start": start}

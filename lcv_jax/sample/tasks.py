@@ -67,9 +67,9 @@ class Common:
     """Run the autoencoder in overlapping tiles of this many pixels, a multiple of 16: less memory, small differences
     at their edges."""
     refine: bool = False
-    """Then refine it to 720p and 30 frames a second."""
+    """Then refine it to 720p and 30 frames a second; the toy world's to 128 x 128."""
     spatial_only: bool = False
-    """Refine to 720p and keep the frame rate."""
+    """Refine the size and keep the frame rate."""
     save_latents: pathlib.Path | None = None
     """Also write the normalised latents (1, T, h, w, C), condition included, as .npy."""
     weights: Literal["int8", "fp8"] | None = None
@@ -143,9 +143,8 @@ class Common:
 
     def refine_options(self, options: Options) -> Options:
         """Refinement has its own schedule and size."""
-        return dataclasses.replace(
-            options, steps=None, guidance=1.0, distilled=False, loras=(), size=None, resolution=None, latents=None
-        )
+        own = {"size": self.defaults.refine_size, "resolution": None, "steps": None, "guidance": 1.0}
+        return dataclasses.replace(options, **own, distilled=False, loras=(), latents=None)
 
     def refine_cond_frames(self) -> int:
         """Frames that the refined video starts with."""
@@ -263,7 +262,10 @@ class Refine(Common):
     def left_out(self) -> dict[str, Any]:
         """Refinement has a size, a schedule and no guidance of its own."""
         found = super().left_out()
-        return {name: found[name] for name in ("num_frames", "max_text_tokens", "negative_prompt")}
+        found = {name: found[name] for name in ("num_frames", "max_text_tokens", "negative_prompt")}
+        if self.defaults.refine_size is not None and (self.height, self.width, self.resolution) == (None, None, None):
+            found |= dict(zip(("height", "width"), self.defaults.refine_size, strict=True))
+        return found
 
     def jobs(self) -> list[Job]:
         prompt = self.prompt if self.prompts is None else None

@@ -1,6 +1,7 @@
 """The measuring command: numbers of every task, sheets of them, and what it refuses."""
 
 import json
+import shutil
 
 import pytest
 
@@ -41,6 +42,19 @@ def test_figures_settings_and_sheets_are_written(checkpoint_dir, tmp_path, capsy
     assert str(tmp_path / "eval.json") in capsys.readouterr().out
 
 
+def test_refinement_is_measured_against_upsampling(checkpoint_dir, tmp_path, capsys):
+    asked = ["--toy", 1, "--tasks", "refine", "--languages", "en", "--frames", 1, "--refine-size", "64x64"]
+    found = run(checkpoint_dir, tmp_path, *asked, "--steps", 8, "--sheet", tmp_path / "s.png")["refine"]["en"]
+    assert set(found) == {"upsampled", "dense", "bsa"}
+    for told in found.values():
+        assert told["clips"] == 1
+        assert told["sharpness"] > 0
+        assert 0 < told["psnr"] < 60
+    assert len({told["psnr"] for told in found.values()}) == 3
+    assert read_image(tmp_path / "s-refine-en.png").std() > 0
+    assert "refine en, 1 clips bsa: all " in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_every_task_is_measured(checkpoint_dir, tmp_path):
     asked = ["--toy", 2, "--tasks", "t2v", "i2v", "vc", "long", "reconstruction", "--films", 1, "--segments", 2]
@@ -60,9 +74,12 @@ def test_every_task_is_measured(checkpoint_dir, tmp_path):
         ({"toy": 1, "batch": 0}, "--batch 0: expected at least 1"),
         ({"tasks": ("long",), "films": 0}, "--films 0: expected at least 1"),
         ({"tasks": ("long", "reconstruction")}, "--tasks reconstruction: is of clips of the toy world, give --toy"),
+        ({"tasks": ("long", "refine")}, "--tasks refine: is of clips of the toy world, give --toy"),
         ({"data": "/nowhere", "tasks": ("long",)}, "--data has the loss of t2v, i2v, vc: add one of them to --tasks"),
         ({"data": "/nowhere"}, "/nowhere/index.json: no such file"),
         ({"toy": 1, "max_text_tokens": 0}, "--max-text-tokens 0: expected at least 1"),
+        ({"toy": 1, "distilled": True, "enhance_hf": "on"}, "--enhance-hf on: is not for the distilled schedule"),
+        ({"toy": 1, "distilled": True, "tasks": ("refine",)}, "--tasks refine: has steps of its own"),
         ({"toy": -1}, "length=-1: expected at least 0"),
         ({"toy": 1, "size": "64"}, "size '64': expected"),
         ({"toy": 1, "size": "16x16"}, "each at least 32 pixels"),
@@ -91,4 +108,21 @@ def test_data_of_other_encoders_are_refused(checkpoint_dir, tmp_path):
 def test_samples_are_of_the_toy_worlds_form_unless_told():
     asked = Eval("eval.json")
     assert (asked.size, asked.frames, asked.cond_frames) == ("64x64", TOY.num_frames, TOY.num_cond_frames)
-    assert (asked.steps, asked.guidance) == (TOY.steps, TOY.guidance)
+    filled = asked._filled_in(TOY)
+    assert (filled.steps, filled.guidance, filled.max_text_tokens) == (TOY.steps, TOY.guidance, TOY.max_text_tokens)
+    distilled = Eval("eval.json", distilled=True)._filled_in(TOY)
+    assert (distilled.steps, distilled.guidance) == (16, 1)
+    told = Eval("eval.json", distilled=True, steps=8, guidance=2.0)._filled_in(TOY)
+    assert (told.steps, told.guidance) == (8, 2)
+
+
+def test_distilled_sampling_is_measured(checkpoint_dir, tmp_path):
+    """With the LoRA that the checkpoint has for it; without one it is refused before weights are read."""
+    asked = ["--toy", 1, "--tasks", "t2v", "--languages", "en", "--frames", 1]
+    plain, distilled = (run(checkpoint_dir, tmp_path, *asked, *more) for more in ((), ("--distilled", "--steps", 2)))
+    assert (plain["settings"]["distilled"], distilled["settings"]["distilled"]) == (False, True)
+    assert (distilled["settings"]["steps"], distilled["settings"]["guidance"]) == (2, 1)
+    assert distilled["judge"]["t2v en"]["clips"] == 1
+    shutil.copytree(checkpoint_dir, tmp_path / "bare", ignore=lambda *_: {"lora"})
+    with pytest.raises(InputError, match=r"LoRA 'cfg_step' is not loaded and .* does not exist"):
+        Eval(str(tmp_path / "x.json"), str(tmp_path / "bare"), toy=1, distilled=True, compile_cache="").run()

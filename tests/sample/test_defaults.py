@@ -1,18 +1,28 @@
 """What is taken where no checkpoint is named: the toy world's model that comes with the package, and its own form."""
 
 import pathlib
+import shutil
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
 
+import training
 from lcv_jax import Pipeline
-from lcv_jax.checkpoint import default
+from lcv_jax.checkpoint import default, layout
+from lcv_jax.checkpoint.lora import save_lora
 from lcv_jax.command_line import parse
+from lcv_jax.data.toy import render, sample
 from lcv_jax.data.video import read_metadata, read_video
+from lcv_jax.data.video_writer import write_video
 from lcv_jax.errors import InputError
-from lcv_jax.sample import cli, long_tasks, tasks
+from lcv_jax.models import zoo
+from lcv_jax.models.lora import REFINEMENT_LINEARS, LoRAConfig, init_lora
+from lcv_jax.models.precision import FLOAT32
+from lcv_jax.sample import cli, long_tasks, long_video, tasks
 from lcv_jax.sample.defaults import NEGATIVE_PROMPT, PUBLISHED, TOY
+from lcv_jax.sample.options import Options
 
 TASKS = {
     "t2v": [],
@@ -65,7 +75,26 @@ def test_other_schedules_keep_their_steps():
     assert (distilled.run_steps, distilled.run_guidance) == (16, 1.0)
     refine = parse(tasks.Task, ["refine", "--out", "x.mp4", "--video", "a.mp4"])
     assert refine.refine_options(refine.options()).guidance == 1.0
-    assert refine.options().size is None
+    options = refine.refine_options(refine.options())
+    assert (options.size, options.run_steps, options.max_text_tokens) == ((128, 128), 50, 128)
+
+
+@pytest.mark.parametrize(("named", "size"), [((), (128, 128)), (("--checkpoint", "c"), None)])
+@pytest.mark.parametrize("task", [*TASKS, "refine"])
+def test_refinement_has_a_size_of_its_own(task, named, size):
+    given = ["--video", "a.mp4"] if task == "refine" else ["--refine", "--height", "32", "--width", "32"]
+    found = asked(task, *given, *named)
+    assert found.refine_options(found.options()).size == size
+
+
+def test_a_size_of_refinement_that_is_given_stands():
+    found = asked("refine", "--video", "a.mp4", "--height", "64", "--width", "192")
+    assert found.refine_options(found.options()).size == (64, 192)
+    assert asked("refine", "--video", "a.mp4", "--resolution", "720p").options().size is None
+    assert TOY.of_refinement({}) == {"size": (128, 128), "max_text_tokens": 128}
+    assert TOY.of_refinement({"size": (64, 64), "steps": 3})["size"] == (64, 64)
+    assert "size" not in TOY.of_refinement({"resolution": "720p"})
+    assert PUBLISHED.of_refinement({}) == {"size": None, "max_text_tokens": 512}
 
 
 def test_python_takes_the_same():
@@ -98,6 +127,10 @@ def test_a_pipeline_without_a_name_is_the_default_checkpoints(installed, caplog)
         pipe.continue_video(video[:4], "a cat", **few)
     with pytest.raises(InputError, match="4 frames, fewer than num_cond_frames=5"):
         pipe.long_video("a cat", 2, video=video[:4])
+    once = {"posterior": "mode", "output": "latents", "steps": 8}
+    assert pipe.refine(video[:1], spatial_only=True, **once).shape == (1, 4, 16, 16, 16)
+    long = long_video.request(pipe.opened, "a cat", 2, Options(size=(64, 64)), long_video.Links(5), refine="spatial")
+    assert long.refine_size == (128, 128)
 
 
 def test_the_command_without_a_name(installed, tmp_path, monkeypatch, caplog):
@@ -109,6 +142,22 @@ def test_the_command_without_a_name(installed, tmp_path, monkeypatch, caplog):
     settings = read_metadata(pathlib.Path("x.mp4"))
     assert (settings["checkpoint"], settings["num_frames"], settings["negative_prompt"]) == (None, 13, "")
     assert sum("no checkpoint is named" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.slow
+def test_the_toy_worlds_model_refines_with_a_lora_in_its_folder(tmp_path, monkeypatch):
+    """Any LoRA will do: 5 frames of 64 x 64 become 10 of 128 x 128."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(default.default_checkpoint(), folder)
+    monkeypatch.setattr(default, "FOLDER", folder)
+    shapes = zoo.abstract_params(layout.open_models(folder)["dit"].config, FLOAT32)
+    adapter = init_lora(LoRAConfig(rank=2, modules=REFINEMENT_LINEARS), shapes, jax.random.key(0))
+    (folder / "lora").mkdir(exist_ok=True)
+    save_lora(folder / "lora" / "refinement_lora.safetensors", training.awake(adapter, scale=0.01))
+    write_video(tmp_path / "in.mp4", render(sample(3), 3, (64, 64), 5).clip, 15)
+    task = ["refine", "--video", str(tmp_path / "in.mp4"), "--out", str(tmp_path / "x.mp4"), "--steps", "8"]
+    cli.main([*task, "--compile-cache", ""])
+    assert read_video(tmp_path / "x.mp4").frames.shape == (10, 128, 128, 3)
 
 
 def test_a_package_without_it_says_so(tmp_path, monkeypatch, capsys):
