@@ -6,8 +6,9 @@ import json
 import pytest
 
 import training
-from benchmarks import bsa_selection, common, full_import
+from benchmarks import bsa_selection, common, distilled, full_import
 from lcv_jax.checkpoint import convert
+from lcv_jax.sample.options import Options
 
 
 def test_alternate_calls_every_candidate_once_a_round_in_changing_order():
@@ -78,3 +79,15 @@ def test_restoring_finds_a_value_that_is_another(tmp_path):
     convert.import_checkpoint(tmp_path / "dit", tmp_path / "ours")
     with pytest.raises(AssertionError, match="y_embedder"):
         full_import.restore(tmp_path / "ours", "fsdp=1", training.TINY.depth)
+
+
+def test_the_distilled_benchmark_counts_calls(tmp_path):
+    """Of one step: two rows with guidance, one without."""
+    small = {"size": (32, 32), "frames": 1, "tokens": 8, "clips": 1, "rounds": 1}
+    distilled.main(**small, steps=1, dtype="float32", out=tmp_path)
+    rows = json.loads((tmp_path / "distilled.json").read_text())["rows"]
+    assert [row["case"] for row in rows] == ["text and latents", "whole clips"]
+    for row in rows:
+        assert row["minimum"] == 0.5
+        assert set(row["figures"]) == {"distilled_calls", "guided_calls", "distilled_s", "guided_s"}
+    assert (distilled.calls(Options(distilled=True)), distilled.calls(Options())) == (16, 100)

@@ -1,6 +1,7 @@
 """Consistency in phases: the map and its end, the target by hand on a linear network, and what it falls back to."""
 
 import dataclasses
+import itertools
 
 import hypothesis
 import hypothesis.strategies as st
@@ -116,6 +117,47 @@ def test_the_teacher_is_right_in_the_last_step_of_a_phase_and_with_50_phases_eve
         loss, _ = one.evaluate(trees(TEACHER, TEACHER, MEAN), batch, drawn(one, batch, steps))
         assert (float(loss) == 0) == zero
         assert float(one.evaluate(trees(UP, TEACHER, MEAN), batch, drawn(one, batch, steps))[0]) > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """v = w x, with a w of its own for each level that it was made for."""
+
+    levels: tuple[float, ...]
+
+    def apply(self, variables, x, t, states, mask, *, num_cond=0):
+        (w,) = (one["up"] for one in variables["lora"]["layer"]["adapters"].values())
+        at = jnp.abs(t[:, -1:] - jnp.float32(self.levels)).argmin(-1)
+        return w[at][:, None, None, None, None] * x
+
+
+@pytest.mark.smoke
+def test_16_steps_of_the_student_are_50_of_the_teacher():
+    """A student that has learnt its targets, from the last step to the first, lands where the teacher does."""
+    settings = Consistency(phases=16, shift=3.0)
+    levels = settings.levels
+    one, batch = ConsistencyDistill(Table(tuple(levels.tolist())), settings), linear_model.batch()
+    t = np.float64(levels)
+    teacher = ((1 - t) * 0.25 - t) / (np.square(1 - t) * 0.25 + np.square(t))  # of data with variance 1/4
+    student, x = np.zeros(51), jnp.ones_like(batch.latents)
+
+    @jax.jit
+    def target(student, step):
+        known = Trees(reference=linear_model.adapter(teacher), ema=linear_model.adapter(student))
+        return one.target(known, batch, x, jnp.full(4, step))
+
+    for step in reversed(range(50)):
+        student[step] = target(jnp.float32(student), step)[0, 0, 0, 0, 0]
+
+    def landed(w, visited):
+        x = 1.0
+        for t, t_next in itertools.pairwise(visited):
+            x += (float(t) - float(t_next)) * w[np.abs(levels - t).argmin()] * x
+        return x
+
+    fewer = sigmas("distilled", 16, shift=3.0)
+    assert landed(student, fewer) == pytest.approx(landed(teacher, levels), rel=1e-4)
+    assert abs(landed(teacher, fewer) / landed(teacher, levels) - 1) > 0.02
 
 
 def test_the_real_network_and_its_adapters():
