@@ -29,8 +29,8 @@ ROOMS = (
 )
 """From the ground up. The kernels lie below them, `lcv_jax/__init__.py` above."""
 MAY_IMPORT_ANY_ROOM = ("__main__.py", "data/cache.py")
-NOWHERE = ("torch", "diffusers", "pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
-ONLY_IN = {"flax": "models"}
+NOWHERE = ("diffusers", "pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
+ONLY_IN = {"flax": "models", "torch": "rewards"}
 
 
 def sources(root: pathlib.Path, folder: str = PACKAGE) -> list[pathlib.Path]:

@@ -4,13 +4,17 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lcv_jax.errors import InputError
+from lcv_jax.rewards import hpsv3, videoalign
 from lcv_jax.rewards.client import reach
 from lcv_jax.rewards.in_turn import InTurn
 from lcv_jax.rewards.protocol import Device, Opened, Reward, RewardSettings
 from lcv_jax.rewards.toy import toy_rewards
 
 _TOY = {reward.name: reward for reward in toy_rewards()}
-_MODELS: Mapping[str, Callable[[str, Device], Iterable[Reward]]] = {}
+_MODELS: Mapping[str, Callable[[str, Device], Iterable[Reward]]] = {
+    **dict.fromkeys(hpsv3.NAMES, hpsv3.load),
+    **dict.fromkeys(videoalign.NAMES, videoalign.load),
+}
 NAMES = (*_TOY, *_MODELS)
 """Rewards that can be computed in this process."""
 

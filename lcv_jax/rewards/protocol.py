@@ -44,12 +44,12 @@ class FramePick:
 
     def indices(self, frames: int, fps: float) -> np.ndarray:
         """Numbers of the frames of a video of `frames` frames at `fps` a second, ascending, each at most once."""
+        limit = min(frames, self.most or frames)
+        limit = limit // self.multiple * self.multiple or limit
         count = frames if self.rate is None else frames / fps * self.rate
-        count = int(count // self.multiple * self.multiple)
-        count = max(count, self.least)
-        if self.most is not None:
-            count = min(count, self.most)
-        return np.unique(np.round(np.linspace(0, frames - 1, min(count, frames))).astype(int))
+        count = min(max(count, self.least), limit)
+        count = min(max(round(count / self.multiple) * self.multiple, 1), limit)
+        return np.round(np.linspace(0, frames - 1, count)).astype(int)
 
 
 ALL_FRAMES = FramePick()

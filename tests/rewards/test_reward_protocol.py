@@ -22,7 +22,10 @@ from lcv_jax.rewards.toy import toy_rewards
         (FramePick(rate=2.0, multiple=2, least=4), 93, np.round(np.linspace(0, 92, 12))),
         # 13 frames are 0.87 seconds: 1.7 frames, but at least 4.
         (FramePick(rate=2.0, multiple=2, least=4), 13, [0, 4, 8, 12]),
-        (FramePick(rate=2.0, multiple=2, least=4), 3, [0, 1, 2]),
+        (FramePick(rate=2.0, multiple=2, least=4), 3, [0, 2]),
+        (FramePick(rate=2.0, multiple=2, least=4), 1, [0]),
+        # 38 frames are 2.53 seconds: 5.07 frames, nearer to 6 than to 4.
+        (FramePick(rate=2.0, multiple=2, least=4), 38, np.round(np.linspace(0, 37, 6))),
         (FramePick(rate=30.0), 4, [0, 1, 2, 3]),
     ],
 )
