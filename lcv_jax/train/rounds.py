@@ -178,7 +178,8 @@ class Rounds:
                 f"{told}, for the {self._idle}th time in a row: expected rewards that answer; look at the warnings "
                 "and at the reward servers, then start the run again. It goes on behind its last checkpoint"
             )
-        logger.warning("%s, so nothing is updated", told)
+        if processes.is_main():
+            logger.warning("%s, so nothing is updated", told)
         return True
 
     def _updated(

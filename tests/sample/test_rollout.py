@@ -89,6 +89,7 @@ def test_a_group_shares_all_but_the_noise_of_its_step(variables):
     np.testing.assert_allclose(alike[1::2], latents[::2], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_all_of_the_first_steps_may_be_stochastic(variables):
     """Members then part before the step that is learned from."""
     late = dataclasses.replace(drawn(), critical=jnp.full(4, 1))
