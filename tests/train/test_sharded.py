@@ -9,6 +9,7 @@ import devices
 pytestmark = pytest.mark.slow
 
 PROGRAM = pathlib.Path(__file__).with_name("sharded.py")
+DISTILLATION = pathlib.Path(__file__).with_name("sharded_distillation.py")
 MUON = pathlib.Path(__file__).with_name("sharded_muon.py")
 MESHES = ("data=2,fsdp=4", "fsdp=2,context=2,tensor=2")
 
@@ -55,3 +56,18 @@ def test_muons_steps_are_those_of_one_device(muon, model):
 def test_axes_that_would_repeat_work_are_refused(muon):
     """In runs that cut batches only."""
     assert muon["refused"] == ("mesh 'data=2,context=4': context=4 would repeat work: expected data, fsdp alone")
+
+
+@pytest.fixture(scope="module")
+def distillation():
+    return devices.report(DISTILLATION)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("name", ["guidance", "consistency"])
+def test_distillations_are_those_of_one_device(distillation, name, mesh):
+    """Teachers, their negative prompt and the running mean on the mesh; micro-batches on the second."""
+    found = distillation[f"{name} {mesh}"]
+    assert found["moved"] > 1e-3
+    assert found["difference"] < 1e-5
+    assert found["loss"] < 1e-5
