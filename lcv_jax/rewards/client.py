@@ -67,7 +67,7 @@ def reach(url: str, name: str, timeout_s: float) -> RemoteReward:
         raise InputError(f"reward {name}: {url} serves {', '.join(served)}; name one of them, or {start}")
     try:
         picks = FramePick(**served[name])
-    except TypeError:
+    except (TypeError, InputError):
         raise InputError(f"reward {name}: {url} is no reward server of this version; {start}") from None
     return RemoteReward(url, name, picks, most, timeout_s)
 

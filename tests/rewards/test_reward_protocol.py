@@ -52,6 +52,12 @@ def test_picked_frames_are_of_the_video_and_ascend(pick, frames, fps):
     assert (np.diff(indices) > 0).all()
 
 
+@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": "2"}, {"multiple": 0}, {"least": 1.5}, {"most": 0}])
+def test_frames_cannot_be_picked_so(wrong):
+    with pytest.raises(InputError, match="expected a rate above 0 or None, and whole numbers above 0"):
+        FramePick(**wrong)
+
+
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [

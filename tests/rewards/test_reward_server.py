@@ -228,6 +228,7 @@ def odd() -> Iterator[Callable[[bytes, int], str]]:
         (b"[1]", 200, "answered 200 without a JSON object"),
         (b"{}", 200, "is no reward server of this version"),
         (b'{"rewards": {"a": {"x": 1}}, "most_bytes": 9}', 200, "is no reward server of this version"),
+        (b'{"rewards": {"a": {"rate": "fast"}}, "most_bytes": 9}', 200, "is no reward server of this version"),
         (b'{"error": "gone"}', 500, "gone"),
         (b'{"error": "never here"}', 404, "never here"),
     ],
