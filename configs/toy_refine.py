@@ -1,7 +1,7 @@
 r"""The toy world's refinement expert, dense: 64 x 64 to 128 x 128, 13 frames for 13, and 26 for 13.
 
     for mode in spatial spatio-temporal; do
-        python -m lcv_jax.data.cache --source toy:1000 --forms 128x128x13 --objects 1 1 2 3 --pairs $mode \
+        python -m lcv_jax.data.cache --source toy:500 --forms 128x128x13 --objects 1 1 2 3 --pairs $mode \
             --low-size 64x64 --latent-multiple 2 --checkpoint outputs/toy/base --out outputs/toy/pairs-$mode \
             --max-text-tokens 48 --batch 8 --shard-records 250
     done

@@ -13,19 +13,23 @@ from lcv_jax.checkpoint.lora import load_lora, save_lora
 from lcv_jax.errors import InputError
 from lcv_jax.models.dit_config import DiTConfig
 from lcv_jax.models.layers import lora_collection
-from lcv_jax.models.lora import CFG_STEP_LINEARS, LoRAConfig, init_lora
+from lcv_jax.models.lora import CFG_STEP_LINEARS, REFINEMENT_LINEARS, LoRAConfig, init_lora
 from lcv_jax.models.precision import FLOAT32
 from lcv_jax.models.zoo import abstract_params
 
 
-def test_the_published_adapter_has_630_718_464_parameters():
-    """In 1,152 tensors (SPEC 7): of each layer and module a scale, what goes down, and what goes up of each group."""
+@pytest.mark.parametrize(
+    ("modules", "parameters", "tensors"),
+    [(CFG_STEP_LINEARS, 630_718_464, 1_152), (REFINEMENT_LINEARS, 802_299_904, 1_543)],
+)
+def test_published_adapters_have_as_many_parameters(modules, parameters, tensors):
+    """And tensors (SPEC 7): of each layer and module a scale, what goes down, and what goes up of each group."""
     shapes = abstract_params(DiTConfig(), FLOAT32)
-    tree = jax.eval_shape(lambda: init_lora(LoRAConfig(modules=CFG_STEP_LINEARS), shapes, jax.random.key(0)))
+    tree = jax.eval_shape(lambda: init_lora(LoRAConfig(modules=modules), shapes, jax.random.key(0)))
     flat = flatten(tree)
-    assert sum(math.prod(x.shape) for path, x in flat.items() if not path.endswith("scale")) == 630_718_464
-    groups = [x.shape[:2] for path, x in flat.items() if path.endswith("up")]
-    assert sum(layers * (2 + count) for layers, count in groups) == 1_152
+    assert sum(math.prod(x.shape) for path, x in flat.items() if not path.endswith("scale")) == parameters
+    ups = {path: x.shape[-3] for path, x in flat.items() if path.endswith("up")}
+    assert sum((48 if path.startswith("blocks/") else 1) * (2 + groups) for path, groups in ups.items()) == tensors
     assert "blocks/cross_attn/proj/down" not in flat
 
 

@@ -12,10 +12,10 @@ import devices
 from lcv_jax.data.batching import batch_size
 from lcv_jax.data.sizes import Sizes
 from lcv_jax.errors import InputError
-from lcv_jax.models.lora import CFG_STEP_LINEARS
+from lcv_jax.models.lora import CFG_STEP_LINEARS, REFINEMENT_LINEARS
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.train import build
-from lcv_jax.train.config import TrainConfig, keep, read_recipe
+from lcv_jax.train.config import SparseConfig, TrainConfig, keep, read_recipe
 
 CONFIGS = sorted((devices.ROOT / "configs").glob("*.py"))
 # SPEC 8: tasks, sizes, rate, iterations.
@@ -68,6 +68,25 @@ def test_distillations_have_the_reports_numbers(name, steps):
         assert all(getattr(one, build._READ[tree][0]) is not None for tree in one.objective.reads)
 
 
+def test_refinement_has_the_reports_numbers():
+    """Dense, then block sparse behind it; blocks are those that the model is sampled with."""
+    for world, rank in (("", 128), ("toy_", 16)):
+        dense, sparse = (
+            read_recipe(devices.ROOT / f"configs/{world}{name}.py")[0] for name in ("refine", "refine_bsa")
+        )
+        assert (dense.attention, dense.init_lora) == (None, None)
+        assert sparse.init_lora.endswith(f"/checkpoints/{dense.steps}")
+        bsa = sparse.model.bsa_params
+        assert sparse.attention == SparseConfig(bsa.chunk_3d_shape_q, bsa.sparsity)
+        assert bsa.sparsity == 0.9375
+        for config in (dense, sparse):
+            assert (config.lora.rank, config.lora.alpha) == (rank, rank / 2)
+            assert config.lora.modules == REFINEMENT_LINEARS
+            assert config.objective.t_thresh == 0.5
+    published = [read_recipe(devices.ROOT / f"configs/{name}.py")[0] for name in ("refine", "refine_bsa")]
+    assert [(config.optimizer.rate, config.steps) for config in published] == [(5e-5, 500)] * 2
+
+
 def command(*args):
     program = [sys.executable, "train.py", *map(str, args)]
     return subprocess.run(program, cwd=devices.ROOT, env=devices.environment(), capture_output=True, text=True)
@@ -113,7 +132,8 @@ def test_a_resumed_run_says_what_changed(tmp_path):
     config, _ = read_recipe(devices.ROOT / "configs/toy_laptop.py")
     keep(tmp_path, config, resumed=False)
     data = dataclasses.replace(config.data, paths=("elsewhere",), threads=1)
-    keep(tmp_path, dataclasses.replace(config, steps=5, mesh="fsdp=2", data=data), resumed=True)
+    model = dataclasses.replace(config.model, bsa_params=None)
+    keep(tmp_path, dataclasses.replace(config, steps=5, mesh="fsdp=2", model=model, data=data), resumed=True)
     other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, rate=2e-4), seed=4)
     with pytest.raises(
         InputError, match=r"optimizer/rate was 0.001, is 0.0002; seed was 0, is 4; choose another --out"
