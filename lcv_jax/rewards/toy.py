@@ -24,8 +24,8 @@ _WINDOW = 7  # pixels; edges are compared with the range of their neighbourhood
 _EDGE = 60.0  # levels; what has less range is no outline, but a pattern of the ground, or noise
 _SATURATED = 100.0  # levels between the strongest and the weakest channel; grounds have at most 48
 _PRESENT = 0.03  # share of the picture that objects must have to count as present
-_AMPLITUDE = 0.02  # mean squared change, of the squared range of grey, that counts for 1 - 1 / e
-_FAINT = 8.0  # levels; what varies less is taken to be this strong, so that noise on nothing is no motion
+_AMPLITUDE = 0.01  # mean squared change, of that of the pixels that change most, that counts for 1 - 1 / e
+_FAINT = 8.0  # levels; pixels that change less are taken to change so much, so that noise is no motion
 _FEWEST = 5  # frames; of fewer there are too few pairs at each distance in time
 _GREY = (0.299, 0.587, 0.114)
 
@@ -88,8 +88,8 @@ def motion_quality(frames: np.ndarray) -> float:
     lags = [np.diagonal(differences, lag) for lag in range(1, count // 2 + 1)]
     curve = np.array([each.mean() for each in lags])
     pairs = np.concatenate(lags)
-    low, high = np.percentile(grey, (1, 99))
-    amount = 1 - np.exp(-pairs.mean() / _AMPLITUDE / max(high - low, _FAINT) ** 2)
+    contrast = max(float(np.percentile(np.ptp(grey, axis=0), 99)), _FAINT)
+    amount = 1 - np.exp(-pairs.mean() / contrast**2 / _AMPLITUDE)
     variance = pairs.var() * len(pairs) / (len(pairs) - 1)
     if variance == 0:
         return 0.0
