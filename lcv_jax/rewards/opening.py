@@ -32,25 +32,22 @@ def open_rewards(settings: Sequence[RewardSettings]) -> tuple[Opened, ...]:
         raise InputError(f"rewards: {twice[0]!r} twice, expected each once; give it the sum of the weights")
     if not sum(each.weight for each in settings):
         raise InputError(f"rewards: the weights of {', '.join(names)} sum to 0, expected at least one above 0")
-    models: dict[tuple[Callable, str, Device], tuple[dict[str, Reward], threading.Lock]] = {}
-    for each in settings:
-        if each.url is None:
-            _check_local(each)
-    opened = []
-    for each in settings:
-        if each.url is not None:
-            reward = reach(each.url, each.name, each.timeout_s)
-        elif each.name in _TOY:
-            reward = InTurn(_TOY[each.name], threading.Lock(), each.timeout_s)
+    here = [each for each in settings if each.url is None]
+    for each in here:
+        _check_local(each)
+    rewards = {each.name: reach(each.url, each.name, each.timeout_s) for each in settings if each.url is not None}
+    models: dict[tuple[Callable, str | None, Device], tuple[dict[str, Reward], threading.Lock]] = {}
+    for each in here:  # last, as it takes longest
+        if each.name in _TOY:
+            loaded, lock = _TOY, threading.Lock()
         else:
             load = _MODELS[each.name]
             key = load, each.path, each.device
             if key not in models:
                 models[key] = {one.name: one for one in load(each.path, each.device)}, threading.Lock()
             loaded, lock = models[key]
-            reward = InTurn(loaded[each.name], lock, each.timeout_s)
-        opened.append(Opened(each, reward))
-    return tuple(opened)
+        rewards[each.name] = InTurn(loaded[each.name], lock, each.timeout_s)
+    return tuple(Opened(each, rewards[each.name]) for each in settings)
 
 
 def check_prompts(rewards: Sequence[Opened], prompts: Sequence[str]) -> None:
