@@ -14,17 +14,23 @@ from dit_goldens import read_config, read_params
 from lcv_jax.checkpoint import __main__ as checkpoints
 from lcv_jax.checkpoint.load import flatten
 from lcv_jax.checkpoint.lora import load_lora
+from lcv_jax.data.video import read_metadata, read_video
 from lcv_jax.errors import InputError
 from lcv_jax.models.layers import lora_collection
-from lcv_jax.models.lora import BLOCK_LINEARS, CFG_STEP_LINEARS, LoRAConfig
+from lcv_jax.models.lora import BLOCK_LINEARS, CFG_STEP_LINEARS, LoRAConfig, init_lora
 from lcv_jax.models.umt5 import TextStates
 from lcv_jax.objectives.cfg_distill import CFGDistillation
 from lcv_jax.objectives.consistency import Consistency
+from lcv_jax.objectives.objective import Trees
 from lcv_jax.sample.pipeline import Pipeline
-from lcv_jax.train import command
+from lcv_jax.train import command, samples
 from lcv_jax.train.build import ADAPTER, DiTTraining
-from lcv_jax.train.config import read_recipe
+from lcv_jax.train.checkpoint import Checkpoints
+from lcv_jax.train.config import DataConfig, SampleConfig, read_recipe
 from lcv_jax.train.loop import End
+from lcv_jax.train.optimizer import AdamW
+from lcv_jax.train.state import create
+from lcv_jax.train.step import jitted, make_step
 from lcv_jax.train.weights import read_trained
 
 ENCODING = dataclasses.replace(caches.ENCODING, text_width=64)
@@ -184,3 +190,45 @@ def test_what_does_not_fit_is_refused(config, behind, guided, checkpoint_dir, tm
     missing = str(tmp_path / "missing.safetensors")
     with pytest.raises(InputError, match=r"missing.safetensors: "):
         DiTTraining.of(dataclasses.replace(behind, init_lora=missing)).start()
+
+
+@pytest.mark.slow
+def test_samples_are_made_as_the_student_is_sampled(config, checkpoint_dir, tmp_path):
+    """On the way, with the LoRA as it stands; clips are drawn and encoded while training."""
+    prompts = ("A red circle.", "一颗星")
+    live = dataclasses.replace(
+        config,
+        data=DataConfig(("toy:20 32x32x5",), dataclasses.replace(config.data.batches, text_tokens=32)),
+        checkpoint=str(checkpoint_dir),
+        samples=SampleConfig(
+            every=2, prompts=prompts, height=32, width=32, frames=5, steps=2, guidance=1.0, distilled=True
+        ),
+    )
+    command.train(live, str(tmp_path))
+    training_run = DiTTraining.of(live)
+    with Checkpoints(tmp_path) as checkpoints:
+        state = checkpoints.restore(training_run.abstract).state
+    pipe = samples.pipeline_of(training_run, training_run.trees(state, training_run.given()))
+    shown = {"size": (32, 32), "num_frames": 5, "max_text_tokens": 32, "steps": 2, "seed": 1, "output": "latents"}
+    distilled, plain = (pipe.text_to_video(prompts[1], distilled=way, **shown) for way in (True, False))
+    assert np.abs(distilled - plain).max() > 1e-3
+    clip = tmp_path / "samples/0000002/01.mp4"
+    assert read_metadata(clip)["distilled"] is True
+    close = np.float32(read_video(clip).frames) - np.float32(pipe.frames(distilled)[0])
+    assert np.abs(close).mean() < np.abs(np.float32(read_video(clip).frames) - np.float32(pipe.frames(plain)[0])).mean()
+
+
+@pytest.mark.slow
+def test_a_student_learns_what_guidance_makes(config):
+    """As far as an adapter of rank 4 can, of a network of random weights."""
+    model = training.dit()
+    params = training.awake(training.init(model))
+    adam = AdamW(rate=1e-2, warmup=0, weight_decay=0).make()
+    step = jitted(make_step(CFGDistillation(guidance=3.0, negative_prompt="").of(model), adam, trained="lora"))
+    state = create({ADAPTER: init_lora(LoRAConfig(rank=4), params, jax.random.key(1))}, adam, jax.random.key(0))
+    given = Trees(params=params, prompts={"negative": training.empty_prompt()})
+    losses = []
+    for _ in range(200):
+        state, metrics = step(state, training.batch(0, 8), given)
+        losses.append(float(metrics["loss"].value))
+    assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:5])
