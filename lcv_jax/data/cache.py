@@ -128,6 +128,8 @@ class Cache:
         for name in ("shard_records", "batch", "max_text_tokens", "fps"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if not self.min_texture >= 0:
+            raise InputError(f"--min-texture {self.min_texture}: expected bits from 0")
         source, folder = self._source(), Folder(self.out)
         placement = MeshPlacement(MeshConfig.parse(self.mesh).make(), SAMPLING)
         encoders = Encoders.open(self.checkpoint, placement, self.compute_dtype)

@@ -109,19 +109,21 @@ class H264:
 
 @dataclasses.dataclass(frozen=True)
 class Degrading:
-    """How much clips are degraded: `draw` gives each its own composition, in the order of the fields.
-
-    chance: of each kind to be applied; one in two that are compressed are as JPEG, the others as H.264. Ranges, each
-    drawn uniformly: blur, of sigma in pixels; shrink, of factors; noise, of sigma in levels; quality, of JPEG; crf, of
-    H.264.
-    """
+    """How much clips are degraded: `draw` gives each its own composition, in the order of the fields. Strengths are
+    drawn uniformly from their ranges."""
 
     chance: float = 0.6
+    """Of each kind to be applied: blur, shrinking, noise, compression."""
     blur: Range = (0.3, 1.2)
+    """Sigma in pixels."""
     shrink: Range = (1.0, 1.6)
+    """How many times smaller, before it is enlarged again."""
     noise: Range = (1.0, 6.0)
+    """Sigma in levels of 255."""
     quality: Range = (50, 95)
+    """Of JPEG, for one of two clips that are compressed."""
     crf: Range = (20, 34)
+    """Of H.264, for the others."""
 
     def __post_init__(self):
         if not 0 <= self.chance <= 1:

@@ -100,6 +100,7 @@ def test_poor_clips_are_counted_and_deviations_kept(checkpoint_dir, tmp_path):
         ({"pairs": None, "cond_frames": 1}, "--cond-frames 1: is of --pairs; the loader draws other clips' tasks"),
         ({"cond_frames": -1}, "pairs, cond_frames=-1: expected a whole number from 0"),
         ({"latent_multiple": 0}, "pairs, multiple=0: expected a whole number from 1"),
+        ({"min_texture": -1.0}, r"--min-texture -1\.0: expected bits from 0"),
         ({"low_size": "30x32"}, "size 30 x 32: height and width must be multiples of 16"),
         ({"cond_frames": 5}, "none of 2 clips can be used, the first: num_cond_frames=5 of 5 refined frames"),
         ({"forms": ("64x64x1",)}, "none of 2 clips can be used, the first: .* is a picture, expected a video"),
