@@ -40,7 +40,11 @@ def create(trained: Tree, optimizer: optax.GradientTransformation, key: Array, *
 
 
 def state_shardings(abstract: TrainState, shardings: Tree, optimizer: optax.GradientTransformation) -> TrainState:
-    """A TrainState of shardings: moments and mean lie where their parameter does, counters and keys everywhere.
+    """A TrainState of shardings: the mean lies where its parameter does, counters and keys everywhere.
+
+    Moments lie where their parameter does, and what of the mesh has the same part of it shares them, by their first
+    axis, the layers of scanned blocks: so devices that would repeat an optimizer's work, Muon's products above all,
+    divide it (ZeRO). An axis that does not divide is shared by fewer.
 
     abstract: the state's shapes (jax.eval_shape of `create`). shardings: of the trained tree.
     """
@@ -50,7 +54,7 @@ def state_shardings(abstract: TrainState, shardings: Tree, optimizer: optax.Grad
         trained=shardings,
         optimizer=optax.tree_utils.tree_map_params(
             optimizer,
-            lambda leaf, sharding: leaf if _left_out(leaf) else sharding,
+            lambda leaf, sharding: leaf if _left_out(leaf) else _shared(leaf, sharding),
             abstract.optimizer,
             shardings,
             transform_non_params=lambda _: everywhere,
@@ -64,6 +68,19 @@ def state_shardings(abstract: TrainState, shardings: Tree, optimizer: optax.Grad
 def abstract_state(abstract: TrainState, shardings: TrainState) -> TrainState:
     """Shapes with their shardings: what a checkpoint is restored onto."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+
+
+def _shared(leaf: jax.ShapeDtypeStruct, sharding: Sharding) -> Sharding:
+    """The sharding, with the first axis cut by the mesh's axes that cut nothing yet."""
+    if not isinstance(sharding, NamedSharding) or not leaf.ndim:
+        return sharding
+    first, *others = sharding.spec or (None,)
+    used = {name for entry in sharding.spec if entry for name in ([entry] if isinstance(entry, str) else entry)}
+    cut, parts = [], 1
+    for name, size in sharding.mesh.shape.items():
+        if first is None and size > 1 and name not in used and leaf.shape[0] % (parts * size) == 0:
+            cut, parts = [*cut, name], parts * size
+    return NamedSharding(sharding.mesh, PartitionSpec(tuple(cut), *others)) if cut else sharding
 
 
 def _left_out(leaf: Any) -> bool:

@@ -226,3 +226,18 @@ def test_moments_lie_where_their_parameters_do(optimizer):
         assert sharding.spec == cut.get(name, P())
         moments[name] += 1
     assert (moments["kernel"], moments["bias"]) == ((1, 2) if isinstance(optimizer, Muon) else (2, 2))
+
+
+def test_moments_are_shared_by_devices_that_have_the_same_parameters():
+    """Only shapes are looked at, so the mesh may be larger than what there is."""
+    mesh = jax.sharding.AbstractMesh((2, 4, 3), ("data", "fsdp", "tensor"))
+    cut = {"kernel": P(None, "fsdp"), "bias": P("fsdp"), "scale": P()}
+    shapes = {"kernel": (6, 8, 8), "bias": (8,), "scale": (4, 8)}
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    made = AdamW(rate=1e-3).make()
+    abstract = jax.eval_shape(lambda tree: create(tree, made, jax.random.key(0), ema=True), params)
+    where = state_shardings(abstract, {name: NamedSharding(mesh, spec) for name, spec in cut.items()}, made)
+    leaves = jax.tree_util.tree_leaves_with_path(where.optimizer)
+    told = {path[-1].key: leaf.spec for path, leaf in leaves if isinstance(path[-1], jax.tree_util.DictKey)}
+    assert told == {"kernel": P(("data", "tensor"), "fsdp"), "bias": P("fsdp"), "scale": P(("data",))}
+    assert {name: leaf.spec for name, leaf in where.ema.items()} == cut
