@@ -191,7 +191,8 @@ def _sampling_memory(asked: Asked) -> Memory:
 
 
 def _training_memory(asked: Asked) -> Memory:
-    """float32 masters, gradients, two moments and, if any, the mean, all cut alike."""
+    """float32 masters, gradients, two moments and, if any, the mean, all cut alike. Too much where `data` makes copies:
+    those share the moments (train/state.py)."""
     masters = _masters(asked)
     moment = _training_moment(asked, asked.precision, footprint.ACCELERATOR)
     return Memory(masters, masters, 2 * masters, asked.ema * masters, moment.activations, moment.temporaries)
