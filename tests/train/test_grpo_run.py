@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import logging
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -202,13 +204,13 @@ def test_eight_devices_are_one():
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    """Each decodes and judges its own videos, or half of what both hold; and a process that is alone the same."""
+    """Each decodes and judges its own pictures; of those that both hold, the first judges all."""
     for name, mesh, count in (("one", "data=1", 1), ("data", "data=2", 2), ("context", "context=2", 2)):
         port = together.free_port()
         several = ["--coordinator", f"localhost:{port}", "--num-processes", str(count), "--process-id"]
         command = ["train.py", "tests/train/grpo_recipe.py", "--out", tmp_path / name, "--mesh", mesh]
         commands = [command + ([*several, str(i)] if count > 1 else []) for i in range(count)]
-        for ended in together.Together(commands, 1, devices.ROOT).ended():
+        for ended in together.Together(commands, 1, devices.ROOT).ended(600):
             assert ended.code == 0, ended.err
     one = rewarded.lines(tmp_path / "one")
     for name in ("data", "context"):
@@ -217,8 +219,26 @@ def test_two_processes_are_one(tmp_path):
             for metric in ("reward toy-visual", "reward toy-text", "grad_norm", "ratio"):
                 assert found[metric] == pytest.approx(want[metric], rel=2e-3), metric
         # Of those that the first process has judged.
-        shown = ["000-00.mp4", "000-01.mp4", "001-00.mp4"][: 2 if name == "data" else 3]
-        assert sorted(video.name for video in (tmp_path / name / "samples/0000002").iterdir()) == shown
+        shown = ["000-00.png", "000-01.png", "001-00.png"][: 2 if name == "data" else 3]
+        assert sorted(picture.name for picture in (tmp_path / name / "samples/0000002").iterdir()) == shown
+
+
+def test_a_run_is_planned(run):
+    """As --dry-run prints it."""
+    told = command.plan(run[0])
+    assert "parameters of a LoRA of rank 2 trained; mesh data=1, fsdp=1, context=1, tensor=1; 2 steps" in told
+    assert "2 prompts x 2 videos of 32x32x1: 16 tokens" in told
+
+
+def test_options_reach_single_rewards():
+    """And what is refused is told in one line."""
+    for weight, code, told in ((0, 2, "weights of rewards [0.0, 0.0, 0.0]"), (1, 0, "--rewards.0.url")):
+        args = [f"--rewards.{i}.weight={weight}" for i in range(3)] + ["--help"] * weight
+        program = [sys.executable, "train.py", "configs/toy_grpo.py", "--out", "nowhere", *args]
+        done = subprocess.run(program, cwd=devices.ROOT, env=devices.environment(), capture_output=True, text=True)
+        assert done.returncode == code
+        assert told in done.stdout + done.stderr
+        assert code == 0 or len(done.stderr.splitlines()) == 1
 
 
 def test_the_recipe_is_the_reports():
