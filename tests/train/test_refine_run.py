@@ -79,10 +79,14 @@ def test_a_dense_run_is_exported_in_the_published_form(config, dense, tmp_path):
     assert all(np.abs(found[f"{name}/up"]).max() > 0 for name in modules)
 
 
-def test_a_sparse_run_begins_with_the_dense_ones_lora(config, dense, tmp_path):
-    sparse = dataclasses.replace(
+@pytest.fixture(scope="module")
+def sparse(config, dense) -> TrainConfig:
+    return dataclasses.replace(
         config, attention=SparseConfig((1, 2, 2), 0.5), init_lora=str(dense / "checkpoints/2"), steps=1
     )
+
+
+def test_a_sparse_run_begins_with_the_dense_ones_lora(sparse, dense):
     opened = DiTTraining.of(sparse)
     assert opened.model.attention == BlockSparseAttention((1, 2, 2), (1, 2, 2), 0.5)
     (kind,) = opened.kinds
@@ -93,7 +97,12 @@ def test_a_sparse_run_begins_with_the_dense_ones_lora(config, dense, tmp_path):
     for name, value in saved.items():
         np.testing.assert_array_equal(begun[name], value)
     assert np.abs(begun["final_layer/linear/up"]).max() > 0
+
+
+@pytest.mark.slow
+def test_a_sparse_run_goes_on_from_there(sparse, tmp_path):
     assert command.train(sparse, str(tmp_path)) == (1, End.FINISHED)
+    assert np.isfinite(training.lines(tmp_path)[0]["loss"])
 
 
 def test_pretraining_takes_pairs_for_plain_clips(config):
