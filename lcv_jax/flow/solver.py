@@ -29,7 +29,7 @@ def sde_step(
     with their gradients at t = 1.
     """
     mean, std = sde_mean(x, v, t, dt, a, tau)
-    return mean + std * noise.astype(F32), mean, std
+    return mean + std * jnp.asarray(noise, F32), mean, std
 
 
 def sde_mean(x: Array, v: Array, t: Array, dt: Array, a: float = 1.0, tau: float = TAU) -> tuple[Array, Array]:

@@ -185,7 +185,7 @@ def advantages(rewards: Any, weights: Sequence[float] | np.ndarray, scale: Scale
     rewards: (K, P, G), of P groups of G videos, all that take part in the step, of every device and process. weights:
     (K,). Of each reward a group's mean is taken off, and the rest divided by the largest standard deviation
     (population) that it has in any group: a group whose videos hardly differ gets little, instead of noise blown up.
-    Where that is 0, so are the differences. A group with a reward that is not finite gets 0 and counts in no maximum.
+    Where that is 0, so are the differences. A group that is not `complete` gets 0 and counts in no maximum.
 
     Raises InputError for shapes that do not fit, groups of one, and what `check_weights` refuses.
     """
@@ -195,7 +195,8 @@ def advantages(rewards: Any, weights: Sequence[float] | np.ndarray, scale: Scale
     if rewards.shape[2] < 2:
         raise InputError(f"groups of {rewards.shape[2]}: expected at least 2 videos, to be compared with one another")
     check_weights(weights)
-    kept = np.isfinite(rewards).all(axis=(0, 2))
+    kept, asked = complete(rewards, weights), weights > 0
+    rewards, weights = rewards[asked], weights[asked]
     # From a group's first video, so that equal rewards give 0 to the last bit, whatever their mean is rounded to.
     apart = np.where(kept[:, None], rewards, 0) - np.where(kept, rewards[:, :, 0], 0)[:, :, None]
     apart -= apart.mean(axis=2, keepdims=True)
@@ -204,6 +205,12 @@ def advantages(rewards: Any, weights: Sequence[float] | np.ndarray, scale: Scale
         spread = spread.max(axis=1, keepdims=True, initial=0)
     relative = np.divide(apart, spread, out=np.zeros_like(apart), where=spread > 0)
     return np.einsum("kpg,k->pg", relative, weights).astype(np.float32)
+
+
+def complete(rewards: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Which of the P groups can be learned from, (P,) bool: those of which each video has every reward of (K, P, G)
+    that has a weight; one that failed is not a finite number."""
+    return np.isfinite(np.asarray(rewards)[np.asarray(weights) > 0]).all(axis=(0, 2))
 
 
 def check_weights(weights: Sequence[float] | np.ndarray) -> None:

@@ -22,7 +22,7 @@ from lcv_jax.data.images import write_png
 from lcv_jax.data.video_writer import write_video
 from lcv_jax.errors import InputError
 from lcv_jax.models.umt5 import TextStates
-from lcv_jax.objectives.grpo import GroupPolicy, Judged, advantages, guided_text
+from lcv_jax.objectives.grpo import GroupPolicy, Judged, advantages, complete, guided_text
 from lcv_jax.objectives.objective import Average, Metrics, Trees
 from lcv_jax.ops.placement import Placement
 from lcv_jax.parallel import processes
@@ -141,7 +141,7 @@ class Rounds:
         scores = self._scores(frames, texts)
         clock.lap("rewards")
         rewards = scores.reshape(len(self._rewards), self._config.rollout.prompts, -1)
-        kept = np.isfinite(rewards).all(axis=(0, 2))
+        kept = complete(rewards, self._weights)
         gained = advantages(rewards, self._weights, self._config.objective.scale)
         self._show(at + 1, frames, texts, scores, gained)
         if self._nothing_judged(at + 1, kept):
@@ -207,8 +207,9 @@ class Rounds:
     def _measured(self, rewards: np.ndarray, kept: np.ndarray) -> Metrics:
         found: Metrics = {"dropped groups": _average([(~kept).sum()])}
         for opened, of_one in zip(self._rewards, rewards[:, kept], strict=True):
-            found[f"reward {opened.name}"] = _average(of_one)
-            found[f"reward std {opened.name}"] = _average(of_one.std(axis=-1))
+            told = of_one[np.isfinite(of_one).all(axis=-1)]  # one without a weight may have failed
+            found[f"reward {opened.name}"] = _average(told)
+            found[f"reward std {opened.name}"] = _average(told.std(axis=-1))
         return found
 
     def _show(

@@ -21,6 +21,7 @@ from lcv_jax.objectives.grpo import (
     Scale,
     Weighting,
     advantages,
+    complete,
     gaussian_kl,
     log_ratio,
     loss_weights,
@@ -62,6 +63,14 @@ def test_a_group_without_a_score_gets_nothing_and_counts_in_no_maximum():
     np.testing.assert_array_equal(found[1], 0)
     np.testing.assert_allclose(found[[0, 2]], advantages(rewards[:, [0, 2]], [1.0, 1.0]), rtol=1e-6)
     np.testing.assert_array_equal(advantages(np.full((1, 2, 2), np.nan), [1.0]), 0)
+    np.testing.assert_array_equal(complete(rewards, [1.0, 1.0]), [True, False, True])
+
+
+def test_a_reward_without_a_weight_may_fail():
+    """It is only looked at."""
+    rewards = np.float32([[[0, 2], [0, 4]], [[1, 1], [np.nan, 0]]])
+    np.testing.assert_array_equal(complete(rewards, [1.0, 0.0]), [True, True])
+    np.testing.assert_array_equal(advantages(rewards, [1.0, 0.0]), advantages(rewards[:1], [1.0]))
 
 
 @settings(deadline=None, max_examples=50)
