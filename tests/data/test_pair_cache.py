@@ -46,7 +46,7 @@ def asked(checkpoint_dir, out, **given) -> cache.Cache:
 @pytest.mark.parametrize(("mode", "cond_frames"), [("spatial", 1), ("spatio-temporal", 0)])
 def test_pairs_are_what_refinement_starts_from_and_shall_reach(pipe, checkpoint_dir, tmp_path, mode, cond_frames):
     """The same clip through `sample.refine`, with noise of zeros, which leaves half of what was encoded."""
-    made = dataclasses.replace(asked(checkpoint_dir, tmp_path, cond_frames=cond_frames), pairs=mode, batch=2)
+    made = dataclasses.replace(asked(checkpoint_dir, tmp_path, cond_frames=cond_frames), pairs=mode)
     index = made.run()
     pairs = Pairs(mode, cond_frames)
     assert (index.encoding.pairs, index.encoding.fps) == (pairs, 15 * pairs.times)
@@ -76,7 +76,7 @@ def test_pairs_are_what_refinement_starts_from_and_shall_reach(pipe, checkpoint_
 
 def test_poor_clips_are_counted_and_deviations_kept(checkpoint_dir, tmp_path):
     made = asked(checkpoint_dir, tmp_path, min_texture=1.8, posterior="sample")
-    made = dataclasses.replace(made, forms=("32x32x5",), source="toy:6", cond_frames=0)
+    made = dataclasses.replace(made, forms=("32x32x5",), source="toy:6", batch=2)
     index = made.run()
     skipped = [reason for shard in index.shards for _, reason in shard.skipped]
     assert 0 < len(skipped) < 6
