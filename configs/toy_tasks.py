@@ -6,8 +6,8 @@ r"""The toy world, stage 3: all tasks, 64 x 64, 13 frames, behind stage 2.
         --out toy.json
 
 Continuations are given 2 latent frames, 5 frames of 13. Hardware: any. Time: 0.9 s a step on two cores: an hour and a
-half. Expected: better than the default checkpoint's figures in docs/toy_world.md, which are of a shorter training. Not
-run yet with these numbers.
+half. Expected: better than the default checkpoint's figures in docs/toy_world.md, which are of a shorter training.
+Not run yet with these numbers.
 """
 
 from lcv_jax.data.batching import Tasks
