@@ -6,9 +6,11 @@ r"""The toy world's refinement expert, dense: 64 x 64 to 128 x 128, 13 frames fo
             --max-text-tokens 48 --batch 8 --shard-records 250
     done
     python train.py configs/toy_refine.py --out outputs/toy/run-refine
-    python -m lcv_jax.checkpoint export outputs/toy/run-refine/checkpoints/300 outputs/toy/refine-dense.safetensors
+    python -m lcv_jax.checkpoint export outputs/toy/run-refine/checkpoints/500 outputs/toy/refine-dense.safetensors
 
-Hardware: any. Time: not measured. Expected: see toy_refine_bsa. Not run yet.
+Hardware: any. Time: 1.5 s a step of one core: 13 minutes. Expected: sharper than upsampled (toy_refine_bsa has the
+command). Not run yet in full: in a trial with 8 of 160 spatial clips a step the error fell from 1.5 to 0.67 in
+70 steps.
 """
 
 from lcv_jax.train.config import TrainConfig
@@ -16,4 +18,4 @@ from lcv_jax.train.recipes import toy_refined
 
 
 def config() -> TrainConfig:
-    return toy_refined(rate=1e-3, steps=300, cooldown=(200, 300))
+    return toy_refined(rate=4e-3, steps=500, cooldown=(300, 500))

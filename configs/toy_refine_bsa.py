@@ -16,9 +16,9 @@ from lcv_jax.train.recipes import TOY_BLOCKS, toy_refined
 
 def config() -> TrainConfig:
     return toy_refined(
-        rate=5e-4,
+        rate=2e-3,
         steps=300,
         cooldown=(200, 300),
         attention=TOY_BLOCKS,
-        init_lora="outputs/toy/run-refine/checkpoints/300",
+        init_lora="outputs/toy/run-refine/checkpoints/500",
     )
