@@ -56,7 +56,8 @@ def test_sde_and_ode_have_the_same_marginals():
 
 @pytest.mark.parametrize("critical", [0, 5])
 def test_one_stochastic_step_of_the_reports_schedule_moves_no_marginal(critical):
-    """Of the first and the last that it may be. Its noise has a variance of 0.2; what a single step of this size misses is the square of half of that."""
+    """Of the first and the last that it may be. Its noise has a variance of 0.2; what a single step of this size misses
+    is the square of half of that."""
     alone = jnp.arange(16) == critical
     mean, variance = marginals(jnp.asarray(REPORT), alone)
     ode_mean, ode_variance = marginals(jnp.asarray(REPORT), jnp.zeros(16, bool))
