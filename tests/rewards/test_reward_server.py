@@ -193,6 +193,7 @@ class Odd(http.server.BaseHTTPRequestHandler):
     """Answers every request with what its server has."""
 
     def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(self.server.status)
         self.end_headers()
         self.wfile.write(self.server.text)
