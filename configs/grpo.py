@@ -30,7 +30,7 @@ def config() -> GRPOConfig:
         init="meituan-longcat/LongCat-Video",
         checkpoint="meituan-longcat/LongCat-Video",
         prompts=PromptConfig("prompts.txt"),
-        rewards=tuple(RewardSettings(name, url="http://localhost:8700", timeout_s=600.0) for name in REWARDS),
+        rewards=tuple(RewardSettings(name, url="http://localhost:8700", timeout_s=600.0, batch=4) for name in REWARDS),
         rollout=RolloutConfig(sizes=((480, 832), (704, 1280)), parts=4),
         accumulate=4,
         optimizer=AdamW(rate=1e-4, warmup=10, weight_decay=0, epsilon=1e-12),

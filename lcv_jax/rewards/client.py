@@ -38,17 +38,20 @@ class RemoteReward:
 
     def __call__(self, frames: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
         parts = wire.encode(wire.Request(self.name, frames, prompts, self.timeout_s))
-        size = sum(part.nbytes for part in parts)
-        if size > self.most_bytes:
-            raise InputError(
-                f"reward {self.name}: {len(frames)} videos are {size:,} bytes, {self.url} takes {self.most_bytes:,} in "
-                "a request; lower batch or most_frames, or start the server with a higher --most-mib"
-            )
+        self.check_size(sum(part.nbytes for part in parts), f"{len(frames)} videos")
         answer = _ask(self.url, "POST", "/score", self.timeout_s, parts)
         try:
             return wire.scores_from_json(answer.get("scores"), len(frames))
         except ValueError as error:
             raise RewardFailed(f"{self.url}: {error}") from None
+
+    def check_size(self, size: int, what: str) -> None:
+        """Raises InputError unless the server takes a request of so many bytes."""
+        if size > self.most_bytes:
+            raise InputError(
+                f"reward {self.name}: {what} are {size:,} bytes, {self.url} takes {self.most_bytes:,} in a request; "
+                "lower batch or most_frames, or start the server with a higher --most-mib"
+            )
 
 
 def reach(url: str, name: str, timeout_s: float) -> RemoteReward:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -38,11 +39,12 @@ def gather(
             f"rewards: {len(rewards)} rewards, {len(videos)} videos in groups of {group}; expected at least one reward "
             "and whole groups"
         )
+    if not (math.isfinite(fps) and fps > 0):
+        raise InputError(f"rewards: {fps} frames a second, expected a number above 0")
     rows: list[_Row | None] = [None] * len(rewards)
 
     def ask(k: int) -> None:
-        picked = [video[rewards[k].picks.indices(len(video), fps)] for video in videos]
-        rows[k] = _ask(rewards[k], picked, prompts)
+        rows[k] = _ask(rewards[k], videos, prompts, fps)
 
     threads = [threading.Thread(target=ask, args=(k,), daemon=True) for k in range(len(rewards))]
     for thread in threads:
@@ -105,14 +107,15 @@ class _Retries:
         return True
 
 
-def _ask(opened: Opened, videos: Sequence[np.ndarray], prompts: Sequence[str]) -> _Row:
-    """One reward's row, request by request."""
+def _ask(opened: Opened, videos: Sequence[np.ndarray], prompts: Sequence[str], fps: float) -> _Row:
+    """One reward's row, request by request; only a request's frames are copied."""
     start, retries = time.monotonic(), _Retries(opened.settings.retries)
     scores = np.full(len(videos), np.nan, np.float32)
     for first in range(0, len(videos), opened.settings.batch):
         part = np.arange(first, min(first + opened.settings.batch, len(videos)))
         while True:
-            answer = _answer(opened, [videos[i] for i in part], [prompts[i] for i in part])
+            picked = [videos[i][opened.picks.indices(len(videos[i]), fps)] for i in part]
+            answer = _answer(opened, picked, [prompts[i] for i in part])
             scores[part] = answer.scores
             part = part[np.isnan(answer.scores)]
             if not len(part) or answer.final or not retries.take():

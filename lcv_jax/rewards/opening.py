@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lcv_jax.errors import InputError
 from lcv_jax.rewards import hpsv3, videoalign
-from lcv_jax.rewards.client import reach
+from lcv_jax.rewards.client import RemoteReward, reach
 from lcv_jax.rewards.in_turn import InTurn
 from lcv_jax.rewards.protocol import Device, Opened, Reward, RewardSettings
 from lcv_jax.rewards.toy import toy_rewards
@@ -54,6 +54,16 @@ def check_prompts(rewards: Sequence[Opened], prompts: Sequence[str]) -> None:
     """Raises InputError for prompts that one of the rewards can never judge; to be called before a run begins."""
     for each in rewards:
         each.reward.check(prompts)
+
+
+def check_videos(rewards: Sequence[Opened], videos: int, shape: tuple[int, int, int], fps: float) -> None:
+    """Raises InputError for a reward server that takes less than a request of up to `videos` videos of `shape` (F, H,
+    W) would send it; to be called before a run begins."""
+    for each in rewards:
+        if isinstance(each.reward, RemoteReward):
+            count = min(each.settings.batch, videos)
+            size = count * len(each.picks.indices(shape[0], fps)) * shape[1] * shape[2] * 3
+            each.reward.check_size(size, f"{count} videos of {shape[1]}x{shape[2]}x{shape[0]}")
 
 
 def _check_local(settings: RewardSettings) -> None:

@@ -181,11 +181,14 @@ MAY_CHANGE = (
     "data/max_damaged",
     "data/batches/max_damaged",
     "prompts/source",
+    "accumulate",
+    "rollout/parts",
     "patience",
     *(f"rewards/*/{name}" for name in ("url", "path", "device", "timeout_s", "retries", "batch")),
 )
 """What a resumed run may have otherwise, * for any: it changes no number but by rounding. Whether the data are the same
-is compared by their content (data/loader.py, train/prompts.py)."""
+is compared by their content (data/loader.py, train/prompts.py). Not `init` and `init_lora` where a run goes on reading
+them: see `_frozen`."""
 
 
 def read_recipe(path: os.PathLike[str] | str) -> tuple[RunConfig, str]:
@@ -220,12 +223,20 @@ def keep(run: pathlib.Path, config: RunConfig, *, resumed: bool) -> None:
         changed = [
             f"{path} was {old!r}, is {new!r}"
             for path, old, new in _differences(before, config.to_json())
-            if not any(fnmatch.fnmatchcase(path, may) or path.startswith(f"{may}/") for may in MAY_CHANGE)
+            if path in _frozen(config)
+            or not any(fnmatch.fnmatchcase(path, may) or path.startswith(f"{may}/") for may in MAY_CHANGE)
         ]
         if changed:
             raise InputError(f"{run}: was begun with another config: {'; '.join(changed)}; choose another --out")
     with replacing(file) as aside:
         aside.write_text(json.dumps(config.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _frozen(config: RunConfig) -> set[str]:
+    """Weights that a resumed run reads again, as it does not train them: the model under a LoRA, a teacher's LoRA."""
+    objective = getattr(config, "objective", None)
+    found = {"init"} if getattr(config, "lora", None) is not None else set()
+    return found | ({"init_lora"} if "reference" in getattr(objective, "reads", ()) else set())
 
 
 def read_kept(run: pathlib.Path) -> dict[str, Any]:

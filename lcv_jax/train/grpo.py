@@ -22,7 +22,7 @@ from lcv_jax.objectives.prompts import NEGATIVE
 from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.parallel.placement import MeshPlacement
 from lcv_jax.parallel.rules import SAMPLING, TRAINING
-from lcv_jax.rewards.opening import check_prompts, open_rewards
+from lcv_jax.rewards.opening import check_prompts, check_videos, open_rewards
 from lcv_jax.rewards.protocol import Opened
 from lcv_jax.sample.encoders import Encoders
 from lcv_jax.sample.rollout import Transition
@@ -70,6 +70,7 @@ class GRPOTraining(Training):
         forms = _forms(config, encoders)
         rewards = open_rewards(config.rewards)
         check_prompts(rewards, prompts)
+        _check_videos(config, rewards, placement)
         encoded = EncodedPrompts(encoders, (*prompts, config.prompts.negative), config.prompts.tokens)
         objective = config.objective.of(make_model(config, placement), config.rollout.guidance)
         order = PromptOrder(prompts, config.rollout.prompts, config.prompts.seed, rows_of(placement))
@@ -127,6 +128,13 @@ def _check_rank(config: GRPOConfig) -> None:
             f"LoRA, rank={config.lora.rank}: the model's layers are {narrowest} wide: expected at most that, or the "
             "adapters are larger than what they adapt"
         )
+
+
+def _check_videos(config: GRPOConfig, rewards: Sequence[Opened], placement: MeshPlacement) -> None:
+    rollout = config.rollout
+    videos = len(rows_of(placement)(rollout.prompts * rollout.group))
+    for height, width in rollout.sizes:
+        check_videos(rewards, videos, (rollout.frames, height, width), rollout.fps)
 
 
 def _forms(config: GRPOConfig, encoders: Encoders) -> tuple[Form, ...]:

@@ -22,6 +22,12 @@ class PromptConfig:
     negative: str = NEGATIVE_PROMPT
     seed: int = 0
 
+    def __post_init__(self):
+        if self.tokens < 1 or self.seed < 0:
+            raise InputError(
+                f"prompts, tokens={self.tokens}, seed={self.seed}: expected at least 1 token and a seed from 0"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
@@ -50,7 +56,9 @@ class RolloutConfig:
         for name in ("frames", "steps", "prompts", "parts"):
             if getattr(self, name) < 1:
                 raise InputError(f"rollout, {name}={getattr(self, name)}: expected at least 1")
-        if not self.guidance >= 1:
+        if not 0 < self.fps < float("inf"):
+            raise InputError(f"rollout, fps={self.fps}: expected a number above 0")
+        if not 1 <= self.guidance < float("inf"):
             raise InputError(f"rollout, guidance={self.guidance}: expected a number from 1, which is none")
         if not self.sizes:
             raise InputError("rollout, sizes: none given, expected at least one (height, width)")
@@ -62,6 +70,10 @@ class ShownConfig:
 
     every: int = 0
     count: int = 4
+
+    def __post_init__(self):
+        if self.every < 0 or self.count < 0:
+            raise InputError(f"samples, every={self.every}, count={self.count}: expected numbers from 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,15 @@ def read_prompts(source: str, seed: int, frames: int) -> tuple[str, ...]:
 
     source: a file with one prompt a line, or .jsonl with objects {"prompt": ...}; or toy:COUNT, the toy world's
     training captions in its languages by turns. seed: of the toy world. frames: of the videos; pictures are not told
-    to move. Raises InputError where there are none.
+    to move. Raises InputError where there are none, or more than prompts.
     """
     if not source.startswith(TOY):
-        return tuple(job.prompt for job in read_segments(pathlib.Path(source), "", 0))
+        jobs = read_segments(pathlib.Path(source), "", 0)
+        if any(job.negative_prompt or job.seed != i for i, job in enumerate(jobs)):
+            raise InputError(
+                f"prompts {source}: has negative prompts or seeds, expected prompts alone: the run has its own"
+            )
+        return tuple(job.prompt for job in jobs)
     count = source.removeprefix(TOY)
     if not count.isdigit() or not int(count):
         raise InputError(f"prompts {source!r}: expected toy:COUNT, a number of prompts above 0")

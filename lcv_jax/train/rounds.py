@@ -38,11 +38,12 @@ from lcv_jax.train.state import TrainState
 logger = logging.getLogger(__name__)
 
 Array = jax.Array
-_ROLLOUT = 1  # what the step's key is folded with for rollouts
+_ROLLOUT = 0x726F6C6C  # what the step's key is folded with for rollouts: no number of a sample
 
 
-def make_roll(objective: GroupPolicy, form: Form, group: int, parts: int) -> Callable[..., tuple[Array, Judged]]:
-    """roll(trained, key, at, given, prompts) -> final latents (B, T, h, w, C) and what updates read, not judged yet.
+def make_roll(objective: GroupPolicy, form: Form, group: int, parts: int) -> Callable[..., tuple[Array, Array, Judged]]:
+    """roll(trained, key, at, given, prompts) -> final latents (B, T, h, w, C), which of them are finite (B,), and what
+    updates read, not judged yet.
 
     key: the run's. at: number of the iteration. Videos of a group stand together. parts: that the videos are made in,
     one behind the other, which bounds the memory and changes no number but by rounding.
@@ -57,7 +58,7 @@ def make_roll(objective: GroupPolicy, form: Form, group: int, parts: int) -> Cal
     def joined(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
-    def roll(trained: Any, key: Array, at: Array, given: Trees, prompts: Prompts) -> tuple[Array, Judged]:
+    def roll(trained: Any, key: Array, at: Array, given: Trees, prompts: Prompts) -> tuple[Array, Array, Judged]:
         key = jax.random.fold_in(jax.random.fold_in(key, at), _ROLLOUT)
         drawn = draw(key, len(prompts.numbers), group, form.latents, how.steps)
         text = _placed(place, jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), prompts.text))
@@ -72,7 +73,8 @@ def make_roll(objective: GroupPolicy, form: Form, group: int, parts: int) -> Cal
 
         latents, kept = part((drawn, text)) if parts == 1 else joined(jax.lax.map(part, cut((drawn, text))))
         nothing = jnp.zeros(len(latents), jnp.float32)
-        return latents, Judged(kept, nothing, nothing, text)
+        finite = jnp.isfinite(latents).all(axis=(1, 2, 3, 4))
+        return latents, finite, Judged(kept, nothing, nothing, text)
 
     return roll
 
@@ -118,7 +120,7 @@ class Rounds:
         self._owned = owned(training.rows, self._config.rollout.prompts * self._config.rollout.group)
         self._rewards, self._weights = training.rewards, [each.settings.weight for each in training.rewards]
         self._decoder = training.decoder()
-        self._idle = 0
+        self._idle = [0] * len(training.forms)
         self.done: collections.deque[Work] = collections.deque()
         self._programs: list[_Program] = []
         for form, kind in zip(training.forms, training.kinds, strict=True):
@@ -130,7 +132,7 @@ class Rounds:
         """One iteration. The state is donated."""
         at = int(state.step)
         program, clock = self._programs[at % len(self._programs)], _Clock()
-        latents, batch = program.roll(state.trained, state.key, np.int32(at), given, prompts)
+        latents, finite, batch = program.roll(state.trained, state.key, np.int32(at), given, prompts)
         jax.block_until_ready(latents)
         clock.lap("rollout")
         asked = self._training.placement.fetch(prompts.numbers)
@@ -139,6 +141,11 @@ class Rounds:
         del latents
         clock.lap("decoding")
         scores = self._scores(frames, texts)
+        finite = self._training.placement.fetch(finite)
+        if not finite.all():
+            scores[:, ~finite] = np.nan  # what is no video has no score, however black frames are judged
+            if processes.is_main():
+                logger.warning("iteration %d: %d videos are NaN or infinite and left out", at + 1, (~finite).sum())
         clock.lap("rewards")
         rewards = scores.reshape(len(self._rewards), self._config.rollout.prompts, -1)
         kept = complete(rewards, self._weights)
@@ -168,15 +175,16 @@ class Rounds:
 
     def _nothing_judged(self, at: int, kept: np.ndarray) -> bool:
         """Whether no group has all its rewards; raises InputError when that has happened too often in a row."""
+        form = (at - 1) % len(self._idle)
         if kept.any():
-            self._idle = 0
+            self._idle[form] = 0
             return False
-        self._idle += 1
+        self._idle[form] += 1
         told = f"iteration {at}: none of {len(kept)} groups has all its rewards"
-        if self._idle == self._config.patience:
+        if self._idle[form] == self._config.patience:
             raise InputError(
-                f"{told}, for the {self._idle}th time in a row: expected rewards that answer; look at the warnings "
-                "and at the reward servers, then start the run again. It goes on behind its last checkpoint"
+                f"{told}, for the {self._idle[form]}th time in a row: expected rewards that answer; look at the "
+                "warnings and at the reward servers, then start the run again. It goes on behind its last checkpoint"
             )
         if processes.is_main():
             logger.warning("%s, so nothing is updated", told)

@@ -20,8 +20,8 @@ from lcv_jax.rewards import gathering, wire
 from lcv_jax.rewards.client import RemoteReward, reach
 from lcv_jax.rewards.gathering import gather
 from lcv_jax.rewards.in_turn import InTurn
-from lcv_jax.rewards.opening import check_prompts, open_rewards
-from lcv_jax.rewards.protocol import FramePick, RewardFailed, RewardSettings
+from lcv_jax.rewards.opening import check_prompts, check_videos, open_rewards
+from lcv_jax.rewards.protocol import FramePick, Opened, RewardFailed, RewardSettings
 from lcv_jax.rewards.server import Server
 
 VIDEO = np.zeros((5, 8, 8, 3), np.uint8)
@@ -342,3 +342,12 @@ def test_an_address_that_is_taken():
     told = r"cannot be bound .*; choose another host or port"
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match=told):
         Server([], "127.0.0.1", taken.getsockname()[1], 1)
+
+
+def test_requests_that_a_server_would_not_take_are_told_before_a_run():
+    """By what the reward looks at: three of the frames."""
+    reward = RemoteReward("http://h:1", "a", FramePick(most=3), 3 * 8 * 8 * 3 * 4, 5.0)
+    opened = [Opened(RewardSettings("a", url="http://h:1", batch=16), reward)]
+    check_videos(opened, 4, (9, 8, 8), 15.0)
+    with pytest.raises(InputError, match=r"5 videos of 8x8x9 are 2,880 bytes, .* takes 2,304 in a request; lower"):
+        check_videos(opened, 5, (9, 8, 8), 15.0)

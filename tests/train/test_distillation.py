@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import caches
+import devices
 import training
 from dit_goldens import read_config, read_params
 from lcv_jax.checkpoint import __main__ as checkpoints
@@ -26,7 +27,7 @@ from lcv_jax.sample.pipeline import Pipeline
 from lcv_jax.train import command, samples
 from lcv_jax.train.build import ADAPTER, DiTTraining
 from lcv_jax.train.checkpoint import Checkpoints
-from lcv_jax.train.config import DataConfig, SampleConfig, read_recipe
+from lcv_jax.train.config import DataConfig, SampleConfig, keep, read_recipe
 from lcv_jax.train.loop import End
 from lcv_jax.train.optimizer import AdamW
 from lcv_jax.train.state import create
@@ -233,3 +234,17 @@ def test_a_student_learns_what_guidance_makes(config):
         state, metrics = step(state, training.batch(0, 8), given)
         losses.append(float(metrics["loss"].value))
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_resumed_run_keeps_its_teacher(tmp_path):
+    """Which it reads again; a run that only began with a LoRA does not."""
+    for recipe, teaches in (("toy_consistency", True), ("toy_refine_bsa", False)):
+        config, _ = read_recipe(devices.ROOT / f"configs/{recipe}.py")
+        (tmp_path / recipe).mkdir()
+        keep(tmp_path / recipe, config, resumed=False)
+        other = dataclasses.replace(config, init_lora="other")
+        if not teaches:
+            keep(tmp_path / recipe, other, resumed=True)
+            continue
+        with pytest.raises(InputError, match=r"init_lora was .*, is 'other'"):
+            keep(tmp_path / recipe, other, resumed=True)

@@ -1,6 +1,7 @@
 """Runs of GRPO: what an iteration does, what it leaves, and what is refused."""
 
 import dataclasses
+import functools
 import json
 import logging
 import subprocess
@@ -27,8 +28,9 @@ from lcv_jax.sample.rollout import Exploration
 from lcv_jax.train import command
 from lcv_jax.train.config import keep, read_recipe
 from lcv_jax.train.grpo import GRPOTraining
-from lcv_jax.train.grpo_config import RolloutConfig
+from lcv_jax.train.grpo_config import PromptConfig, RolloutConfig, ShownConfig
 from lcv_jax.train.loop import End
+from lcv_jax.train.prompts import read_prompts
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,6 +107,38 @@ def test_a_group_without_a_score_is_left_out_and_counted(run):
     assert float(metrics["ratio"].count) == 2
     assert float(metrics["reward contrast"].value) == pytest.approx(reward.told[-1][1][2:].mean(), rel=1e-5)
     assert float(metrics["finite"].value) == 1
+
+
+def test_a_video_that_is_no_number_is_found(run):
+    """Here by a prompt that has become NaN; the other prompt's videos are as they were."""
+    training, given, rounds, _ = run
+    state, prompts = training.start(), next(training.feed)
+    roll = functools.partial(rounds._programs[0].roll, state.trained, state.key, np.int32(0), given)
+    latents, finite, _ = roll(prompts)
+    assert np.asarray(finite).all()
+    broken = prompts.text.states.at[0].set(np.nan)
+    text = dataclasses.replace(prompts.text, states=broken)
+    after, finite, _ = roll(dataclasses.replace(prompts, text=text))
+    np.testing.assert_array_equal(finite, [False, False, True, True])
+    np.testing.assert_array_equal(after[2:], latents[2:])
+
+
+def test_a_video_that_is_no_number_has_no_score(run, caplog):
+    """However its black frames are judged."""
+    training, given, rounds, reward = run
+    (program,) = rounds._programs
+
+    def roll(*args):
+        latents, finite, batch = program.roll(*args)
+        return latents.at[1].set(np.nan), finite.at[1].set(False), batch
+
+    rounds._programs[0] = dataclasses.replace(program, roll=roll)
+    _, metrics = rounds(training.start(), next(training.feed), given)
+    rounds._programs[0] = program
+    assert float(metrics["dropped groups"].value) == 1
+    assert float(metrics["reward contrast"].value) == pytest.approx(reward.told[-1][1][2:].mean(), rel=1e-5)
+    assert float(metrics["finite"].value) == 1
+    assert "iteration 1: 1 videos are NaN or infinite and left out" in caplog.text
 
 
 def test_without_any_score_nothing_is_updated(run, caplog):
@@ -261,6 +295,9 @@ def test_a_resumed_run_may_move_its_rewards_but_not_weigh_them_otherwise(tmp_pat
     weighed = (config.rewards[0], dataclasses.replace(config.rewards[1], weight=1.0))
     with pytest.raises(InputError, match=r"rewards/1/weight was 2\.0, is 1\.0; choose another --out"):
         keep(tmp_path, dataclasses.replace(config, rewards=weighed), resumed=True)
+    keep(tmp_path, dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, parts=2)), resumed=True)
+    with pytest.raises(InputError, match=r"init was .*, is 'other'"):  # the model under the LoRA is read again
+        keep(tmp_path, dataclasses.replace(config, init="other"), resumed=True)
     with pytest.raises(InputError, match="lora/rank was 2, is 4"):
         keep(tmp_path, dataclasses.replace(config, lora=LoRAConfig(4, 2.0)), resumed=True)
 
@@ -287,12 +324,30 @@ def test_bad_configs_raise(change, match):
         ({"group": 1}, "rollout, group=1: expected at least 2 videos of each prompt"),
         ({"prompts": 0}, "rollout, prompts=0: expected at least 1"),
         ({"guidance": 0.5}, "rollout, guidance=0.5: expected a number from 1"),
+        ({"guidance": float("inf")}, "rollout, guidance=inf: expected a number from 1"),
+        ({"fps": 0}, "rollout, fps=0: expected a number above 0"),
         ({"sizes": ()}, "rollout, sizes: none given"),
     ],
 )
 def test_bad_rollouts_raise(change, match):
     with pytest.raises(InputError, match=match):
         RolloutConfig(**change)
+
+
+def test_bad_prompts_and_samples_raise():
+    with pytest.raises(InputError, match="prompts, tokens=0, seed=0: expected at least 1 token"):
+        PromptConfig("toy:1", tokens=0)
+    with pytest.raises(InputError, match="seed=-1: expected at least 1 token and a seed from 0"):
+        PromptConfig("toy:1", seed=-1)
+    with pytest.raises(InputError, match="samples, every=-1, count=4: expected numbers from 0"):
+        ShownConfig(every=-1)
+
+
+def test_prompts_with_seeds_of_their_own_are_refused(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a", "seed": 9}\n')
+    with pytest.raises(InputError, match="has negative prompts or seeds, expected prompts alone"):
+        read_prompts(str(path), 0, 5)
 
 
 @pytest.mark.parametrize(
@@ -343,5 +398,5 @@ def test_a_lora_of_another_rank_is_refused(tmp_path):
         state[".trained['trained']['blocks']['ffn']['w1']['up']"],
     )
     wider = dataclasses.replace(config, init_lora=first, lora=LoRAConfig(4, 2.0))
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match="it is of another model"):
         GRPOTraining.of(wider).start()
