@@ -67,7 +67,7 @@ class Score:
         opened = open_rewards([_settings(each, self.device, self.url) for each in self.rewards])
         check_prompts(opened, [self.prompt])
         video = read_video(self.video)
-        scored = gather(opened, [video.frames], [self.prompt], 1, fps=float(video.fps))
+        scored = gather(opened, [video.frames], [self.prompt], fps=float(video.fps))
         print(json.dumps(dict(zip(scored.names, scores_to_json(scored.scores[:, 0]), strict=True))))
 
 

@@ -18,27 +18,22 @@ _FIRST_WAIT = 0.5  # seconds before the first repetition, doubled for each furth
 _LONGEST_WAIT = 30.0
 
 
-def gather(
-    rewards: Sequence[Opened], frames: Frames, prompts: Sequence[str], group: int, *, fps: float = 15.0
-) -> Scored:
+def gather(rewards: Sequence[Opened], frames: Frames, prompts: Sequence[str], *, fps: float = 15.0) -> Scored:
     """What every reward says of every video; all rewards work at the same time, each in a thread of its own.
 
-    frames: N videos, uint8 (N, F, H, W, 3) or a sequence of (F, H, W, 3). prompts: N. group: videos of one prompt that
-    stand together, a divisor of N. fps: frames a second of the videos, for rewards that look at some frames only.
+    frames: N videos, uint8 (N, F, H, W, 3) or a sequence of (F, H, W, 3). prompts: N. fps: frames a second of the
+    videos, for rewards that look at some frames only.
 
     A reward that is too slow, fails, or gives what is no finite number is asked again, as often as its settings allow
     in this call. Samples that have no score then are NaN, and a warning says why. One that did not answer at all is not
     asked for the rest of the batch, so that a dead one costs timeout_s * (retries + 1) and the waits between, not that
-    for every request. Raises InputError for videos, prompts and groups that do not fit together, and nothing else.
+    for every request. Raises InputError for videos and prompts that do not fit together, and nothing else.
     """
     videos = _videos(frames)
     if len(videos) != len(prompts):
         raise InputError(f"rewards: {len(videos)} videos for {len(prompts)} prompts; expected as many of either")
-    if not rewards or group < 1 or not videos or len(videos) % group:
-        raise InputError(
-            f"rewards: {len(rewards)} rewards, {len(videos)} videos in groups of {group}; expected at least one reward "
-            "and whole groups"
-        )
+    if not rewards or not videos:
+        raise InputError(f"rewards: {len(rewards)} rewards, {len(videos)} videos; expected at least one of either")
     if not (math.isfinite(fps) and fps > 0):
         raise InputError(f"rewards: {fps} frames a second, expected a number above 0")
     rows: list[_Row | None] = [None] * len(rewards)
@@ -54,9 +49,7 @@ def gather(
     names = tuple(each.name for each in rewards)
     return Scored(
         names=names,
-        weights=np.array([each.settings.weight for each in rewards], np.float32),
         scores=np.stack([row.scores for row in rows]),
-        group=group,
         failed={name: int(np.isnan(row.scores).sum()) for name, row in zip(names, rows, strict=True)},
         seconds={name: row.seconds for name, row in zip(names, rows, strict=True)},
     )

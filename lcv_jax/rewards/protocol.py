@@ -3,12 +3,10 @@
     settings = (RewardSettings("toy-visual"), RewardSettings("toy-text", weight=2.0, url="http://10.0.0.7:8700"))
     rewards = open_rewards(settings)                    # opening.py: loads models, reaches servers; InputError
     check_prompts(rewards, prompts)                     # opening.py: InputError before anything is computed
-    scored = gather(rewards, frames, prompts, group=4)  # gathering.py: asks all at once, never raises for a reward
+    scored = gather(rewards, frames, prompts)           # gathering.py: asks all at once, never raises for a reward
     scored.scores                                       # (K, N) float32, NaN where a reward failed
-    scored.grouped, scored.kept                         # (K, P, G) and (P,): groups to be left out are False
 
-Samples of a group stand together: sample i belongs to group i // G, and N = P G. K rewards stand in the order of the
-settings. Scores are comparable within a reward only: larger is better.
+K rewards stand in the order of the settings. Scores are comparable within a reward only: larger is better.
 """
 
 import dataclasses
@@ -139,30 +137,13 @@ class Opened:
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """What K rewards say of N videos in groups of G.
+    """What K rewards say of N videos.
 
-    names: of the rewards. weights: (K,) float32. scores: (K, N) float32, NaN where a reward failed. group: G. failed:
-    by name, how many samples it gave no score for. seconds: by name, how long it took, all tries together.
+    names: of the rewards. scores: (K, N) float32, NaN where a reward failed. failed: by name, how many videos it gave
+    no score for. seconds: by name, how long it took, all tries together.
     """
 
     names: tuple[str, ...]
-    weights: np.ndarray
     scores: np.ndarray
-    group: int
     failed: Mapping[str, int]
     seconds: Mapping[str, float]
-
-    @property
-    def grouped(self) -> np.ndarray:
-        """(K, P, G) float32."""
-        return self.scores.reshape(len(self.names), -1, self.group)
-
-    @property
-    def kept(self) -> np.ndarray:
-        """(P,) bool: groups of which every sample has every score. The others are to be left out of the update."""
-        return np.isfinite(self.grouped).all(axis=(0, 2))
-
-    @property
-    def dropped(self) -> int:
-        """How many groups are not kept."""
-        return int((~self.kept).sum())

@@ -168,7 +168,7 @@ class Rounds:
         if self._owned:
             videos = [frames[row] for row in self._owned]
             told = [texts[row] for row in self._owned]
-            scores[:, self._owned] = gather(self._rewards, videos, told, 1, fps=self._config.rollout.fps).scores
+            scores[:, self._owned] = gather(self._rewards, videos, told, fps=self._config.rollout.fps).scores
         if processes.count() > 1:
             scores = np.asarray(multihost_utils.process_allgather(scores)).sum(axis=0)
         return scores

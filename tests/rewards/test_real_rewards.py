@@ -252,7 +252,7 @@ def test_both_rewards_of_a_model_in_a_run(videoalign_folder):
     assert opened[0].reward.reward.model is opened[1].reward.reward.model
     assert opened[0].reward.lock is opened[1].reward.lock
     long = RNG.integers(0, 256, (38, 60, 90, 3), np.uint8)
-    scored = gather(opened, [long], PROMPTS[:1], 1, fps=15.0)
+    scored = gather(opened, [long], PROMPTS[:1], fps=15.0)
     frames = np.round(np.linspace(0, 37, 6)).astype(int)
     np.testing.assert_array_equal(scored.scores[1], opened[1].reward([long[frames]], PROMPTS[:1]))
     with pytest.raises(InputError, match=r"prompt 'a <\|im_end\|>': has '<\|' in it"):

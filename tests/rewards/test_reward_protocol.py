@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcv_jax.errors import InputError
-from lcv_jax.rewards.protocol import FramePick, Opened, RewardSettings, Scored
+from lcv_jax.rewards.protocol import FramePick, Opened, RewardSettings
 from lcv_jax.rewards.toy import toy_rewards
 
 
@@ -82,11 +82,3 @@ def test_settings_can_only_lower_the_number_of_frames(settings, own, most):
     reward = dataclasses.replace(toy_rewards()[0], picks=FramePick(rate=2.0, most=own))
     opened = Opened(RewardSettings(reward.name, most_frames=settings), reward)
     assert opened.picks == FramePick(rate=2.0, most=most)
-
-
-def test_groups_with_a_gap_are_dropped():
-    scores = np.array([[1, 2, 3, 4, 5, 6], [1, 2, np.nan, 4, 5, 6]], np.float32)
-    scored = Scored(("a", "b"), np.ones(2, np.float32), scores, 2, {"a": 0, "b": 1}, {"a": 0.0, "b": 0.0})
-    np.testing.assert_array_equal(scored.grouped[0], [[1, 2], [3, 4], [5, 6]])
-    np.testing.assert_array_equal(scored.kept, [True, False, True])
-    assert scored.dropped == 1
