@@ -13,7 +13,9 @@ weight decay and Adam's moments are ours. Gradients of policies are small, hence
 video's numbers of what a step's noise tells is 1e-4 of one number's, which Adam's usual 1e-8 would hold back.
 
 Hardware: 64 devices, on each of which one video at a time is made and learned from; with fewer, a smaller mesh and
-more of --rollout.parts and --accumulate. Time: not measured. Expected: rising rewards. Never run by us.
+more of --rollout.parts and --accumulate. HPSv3's server sees 256 videos of 93 pictures twice in an iteration; what it
+cannot answer within 600 s is left out, so give it several GPUs. Time: not measured. Expected: rising rewards. Never run
+by us.
 """
 
 from lcv_jax.models.dit_config import DiTConfig

@@ -41,9 +41,13 @@ class HPSv3:
 
     def score(self, pictures: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
         """(N,) float32 of N pictures (H, W, 3) uint8 under N prompts."""
-        seen = [see(picture[None], _PIXELS, _PIXELS) for picture in pictures]
-        texts = [self.template.replace("{text_prompt}", prompt) for prompt in prompts]
-        state = self.reader.states(seen, texts, _AT_ONCE)[:, 0]
+        states = []
+        for first in range(0, len(pictures), _AT_ONCE):  # patches of all pictures would be gigabytes
+            some = slice(first, first + _AT_ONCE)
+            seen = [see(picture[None], _PIXELS, _PIXELS) for picture in pictures[some]]
+            texts = [self.template.replace("{text_prompt}", prompt) for prompt in prompts[some]]
+            states.append(self.reader.states(seen, texts, _AT_ONCE)[:, 0])
+        state = np.concatenate(states)
         for i, layer in enumerate(_HEAD):
             state = np.maximum(state, 0) if i else state
             state = state @ self.head[f"{layer}.weight"].T + self.head[f"{layer}.bias"]
