@@ -87,6 +87,11 @@ def to_model(frames: np.ndarray) -> np.ndarray:
     return np.asarray(frames, np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
 
 
+def luminance(frames: np.ndarray) -> np.ndarray:
+    """Of (..., 3) RGB, its levels weighted as in ITU-R BT.601: (...) float32."""
+    return np.asarray(frames, np.float32) @ np.float32([0.299, 0.587, 0.114])
+
+
 def to_uint8(video: Any) -> Any:
     """Floats in [-1, 1] to uint8 in 0..255: clamped, rounded to nearest, so that it inverts `to_model`.
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from lcv_jax.data.images import luminance
 from lcv_jax.errors import InputError
 
 LEVELS = 32
@@ -41,9 +42,8 @@ def texture(frames: np.ndarray, levels: int = LEVELS) -> Texture:
 
 
 def grey(frame: np.ndarray, levels: int) -> np.ndarray:
-    """Luminance (ITU-R BT.601) of (H, W, 3) uint8 in `levels` equal steps."""
-    luminance = frame.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
-    return np.minimum((luminance * (levels / 256)).astype(np.int64), levels - 1)
+    """Luminance of (H, W, 3) uint8 in `levels` equal steps."""
+    return np.minimum((luminance(frame) * (levels / 256)).astype(np.int64), levels - 1)
 
 
 def co_occurrence(image: np.ndarray, levels: int) -> list[np.ndarray]:

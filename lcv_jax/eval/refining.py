@@ -25,7 +25,6 @@ from lcv_jax.ops.attention import Attention
 from lcv_jax.sample.pipeline import Pipeline
 
 REFINEMENT = "refinement"
-_LUMA = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,5 +108,5 @@ def refined(
 
 def gradient_energy(frames: np.ndarray) -> float:
     """Mean squared difference of the luminance of neighbours, down and to the right, of (F, H, W, 3) uint8."""
-    luminance = frames.astype(np.float32) @ _LUMA
-    return float(sum(np.square(np.diff(luminance, axis=axis)).mean() for axis in (1, 2)))
+    grey = images.luminance(frames)
+    return float(sum(np.square(np.diff(grey, axis=axis)).mean() for axis in (1, 2)))

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.ndimage
 import scipy.optimize
 
+from lcv_jax.data.images import luminance
 from lcv_jax.data.toy import COLOURS, TONES, Facts, Reading, judge, parse
 from lcv_jax.data.toy.ground import shades
 from lcv_jax.data.toy.scoring import ATTRIBUTES
@@ -27,7 +28,6 @@ _PRESENT = 0.03  # share of the picture that objects must have to count as prese
 _AMPLITUDE = 0.01  # mean squared change, of that of the pixels that change most, that counts for 1 - 1 / e
 _FAINT = 8.0  # levels; pixels that change less are taken to change so much, so that noise is no motion
 _FEWEST = 5  # frames; of fewer there are too few pairs at each distance in time
-_GREY = (0.299, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def motion_quality(frames: np.ndarray) -> float:
     count = len(frames)
     if count < _FEWEST:
         raise InputError(f"toy-motion: a video of {count} frames, expected at least {_FEWEST} to see a motion in")
-    grey = (np.float32(frames) @ np.array(_GREY, np.float32)).reshape(count, -1)
+    grey = luminance(frames).reshape(count, -1)
     grey -= grey.mean()
     squares = (grey**2).mean(axis=1)
     differences = np.maximum(squares[:, None] + squares - 2 * (grey @ grey.T) / grey.shape[1], 0)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lcv_jax.checkpoint.source import SafetensorsSource, read_json
+from lcv_jax.data.images import luminance
 from lcv_jax.errors import InputError
 from lcv_jax.published import expect, is_number, positive
 from lcv_jax.rewards.protocol import Device, FramePick
@@ -30,7 +31,6 @@ NAMES = (MOTION, TEXT)
 _ASPECTS = ("VQ", "MQ", "TA")
 _LEAST_PIXELS = 128 * 28 * 28  # of a frame
 _LEAST_FRAMES, _MOST_FRAMES = 4, 768
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ class VideoAlignReward:
 
 def grey(video: np.ndarray) -> np.ndarray:
     """(F, H, W, 3) uint8 without colour: the luma of each pixel three times."""
-    return np.repeat(np.round(video @ _GREY).astype(np.uint8)[..., None], 3, axis=-1)
+    return np.repeat(np.round(luminance(video)).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def load(path: str, device: Device) -> tuple[VideoAlignReward, ...]:
