@@ -20,7 +20,7 @@ def appearing(dst: pathlib.Path) -> Iterator[pathlib.Path]:
         raise InputError(f"{dst}: exists already: expected a new folder; choose another or delete it first")
     aside = dst.with_name(f"{dst.name}.tmp-{os.getpid()}")
     if aside.exists():
-        raise InputError(f"{aside}: left by an interrupted import or export: expected no such folder; remove it")
+        raise InputError(f"{aside}: left by an interrupted command: expected no such folder; remove it")
     try:
         aside.mkdir(parents=True)
         yield aside

@@ -32,13 +32,10 @@ def low_clip(frames: np.ndarray, pairs: Pairs, size: tuple[int, int], key: str, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Paired:
-    """A source whose items have their low clip. sizes: of those. Pictures cannot be used."""
+class _Around:
+    """A source whose items are another's, changed or refused."""
 
     source: Source
-    pairs: Pairs
-    sizes: Sizes
-    degrading: Degrading
 
     @property
     def name(self) -> str:
@@ -49,6 +46,15 @@ class Paired:
 
     def key(self, number: int) -> str:
         return self.source.key(number)
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired(_Around):
+    """A source whose items have their low clip. sizes: of those. Pictures cannot be used."""
+
+    pairs: Pairs
+    sizes: Sizes
+    degrading: Degrading
 
     def __getitem__(self, number: int) -> Item:
         item = self.source[number]
@@ -61,21 +67,10 @@ class Paired:
 
 
 @dataclasses.dataclass(frozen=True)
-class Textured:
+class Textured(_Around):
     """A source without the clips whose co-occurrence entropy is below `least` bits (data/texture.py)."""
 
-    source: Source
     least: float
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def key(self, number: int) -> str:
-        return self.source.key(number)
 
     def __getitem__(self, number: int) -> Item:
         item = self.source[number]

@@ -67,7 +67,7 @@ def spec(
         if name is not None:
             wanted = rules.of(name, where)
             _claim(wanted, name, used, mesh, where)
-            cut = _dividing(wanted, size, mesh.shape)
+            cut = dividing(wanted, size, mesh.shape)
             if _product(cut, mesh.shape) < _product(wanted, mesh.shape):
                 whole.append(name)
         entries.append(cut if len(cut) > 1 else cut[0] if cut else None)
@@ -87,7 +87,7 @@ def _claim(wanted: Sequence[str], name: str, used: dict[str, str], mesh: Mesh | 
         used[axis] = name
 
 
-def _dividing(wanted: Sequence[str], size: int, sizes: Mapping[str, int]) -> tuple[str, ...]:
+def dividing(wanted: Sequence[str], size: int, sizes: Mapping[str, int]) -> tuple[str, ...]:
     """The longest beginning of `wanted` whose devices divide `size`; axes of one device are left out."""
     count = next(n for n in range(len(wanted), -1, -1) if size % _product(wanted[:n], sizes) == 0)
     return tuple(axis for axis in wanted[:count] if sizes[axis] > 1)

@@ -37,6 +37,13 @@ TOY_VAE = VAEConfig(
     latents_std=(1.0,) * 16,
 )
 """2.6 million parameters, 5 MB in bfloat16; the statistics are measured when it is exported."""
+TOY_VAE_CLIPS = (
+    ClipSet("toy:1000000", "64x64x1", batch=8, weight=1),
+    ClipSet("toy:1000000", "64x64x13", window=(32, 32), batch=4, weight=3),
+    ClipSet("toy:1000000", "64x64x29", window=(32, 32), batch=2, weight=1),
+)
+"""Pictures, and windows of clips; some are long, as an autoencoder that has seen 9 frames only takes their end for the
+end of all videos."""
 TOY_TEXT_ENCODER = UMT5Config(vocab_size=256, d_model=128, d_kv=32, d_ff=256, num_layers=3, num_heads=4)
 """Half a million parameters, 1 MB in bfloat16."""
 TOY_MODEL = DiTConfig(
@@ -106,8 +113,8 @@ def toy(
 ) -> TrainConfig:
     """A stage of the toy world's model, on whatever devices there are.
 
-    Levels are shifted by 2 for pictures of 16 tokens, by 4 for clips of 64: what is drawn is simple, and shows through
-    more noise than the published model's pictures of 256 tokens do.
+    Levels are shifted by 2 for pictures of 16 tokens, by 4 for clips of 64: a choice, not compared with others, as what
+    is drawn is simple and shows through much noise.
     """
     return TrainConfig(
         model=TOY_MODEL,

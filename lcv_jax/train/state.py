@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from lcv_jax.parallel.rules import dividing
+
 Array = jax.Array
 Tree = Any
 
@@ -76,11 +78,9 @@ def _shared(leaf: jax.ShapeDtypeStruct, sharding: Sharding) -> Sharding:
         return sharding
     first, *others = sharding.spec or (None,)
     used = {name for entry in sharding.spec if entry for name in ([entry] if isinstance(entry, str) else entry)}
-    cut, parts = [], 1
-    for name, size in sharding.mesh.shape.items():
-        if first is None and size > 1 and name not in used and leaf.shape[0] % (parts * size) == 0:
-            cut, parts = [*cut, name], parts * size
-    return NamedSharding(sharding.mesh, PartitionSpec(tuple(cut), *others)) if cut else sharding
+    spare = [name for name in sharding.mesh.shape if name not in used]
+    cut = dividing(spare, leaf.shape[0], sharding.mesh.shape) if first is None else ()
+    return NamedSharding(sharding.mesh, PartitionSpec(cut, *others)) if cut else sharding
 
 
 def _left_out(leaf: Any) -> bool:
