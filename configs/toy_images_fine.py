@@ -2,8 +2,8 @@ r"""The toy world, stage 1, longer: text to image with a rate that falls, which 
 
     python train.py configs/toy_images_fine.py --out outputs/toy/run-images-fine
 
-Hardware: any. Time: 80 pictures of 16 tokens a step, half a second on two cores: an hour. Expected: an error
-below 0.4, and shapes that begin to be right; being measured.
+Hardware: any. Time: 80 pictures of 16 tokens a step, half a second on two cores: an hour. Expected: shapes
+that begin to be right: of 48 held-out prompts of one object 60 % at step 5,000, measured; not run to its end yet.
 """
 
 from lcv_jax.train.config import TrainConfig
