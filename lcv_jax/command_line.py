@@ -1,7 +1,11 @@
-"""Command lines: what tyro reads into dataclasses, with every mistake told in one line."""
+"""Command lines: what tyro reads into dataclasses, with every mistake told in one line; and recipes, Python files that
+give such a dataclass."""
 
 import contextlib
+import importlib.util
 import io
+import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -46,3 +50,20 @@ def status(command: Callable[[], int | None], interrupted: str) -> int:
         message, code = f"interrupted; {interrupted}", 130
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def run_recipe(path: os.PathLike[str] | str) -> tuple[Any, str]:
+    """Runs a recipe, a Python file with a function `config()`; returns what that gives and the file's docstring."""
+    path = pathlib.Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise InputError(f"{path}: no such recipe: expected a Python file such as configs/toy.py")
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = module.config()
+    except InputError:
+        raise
+    except Exception as error:  # a recipe is a program, and may do anything wrong
+        raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+    return made, (module.__doc__ or "").strip()

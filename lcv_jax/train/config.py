@@ -6,7 +6,6 @@ computed, and stays.
 
 import dataclasses
 import fnmatch
-import importlib.util
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from lcv_jax.checkpoint import layout
+from lcv_jax.command_line import run_recipe
 from lcv_jax.data.clip_batches import ClipSettings
 from lcv_jax.data.files import replacing
 from lcv_jax.data.loader import Settings
@@ -193,21 +193,10 @@ them: see `_frozen`."""
 
 def read_recipe(path: os.PathLike[str] | str) -> tuple[RunConfig, str]:
     """Runs a recipe, a Python file with a function `config() -> RunConfig`; returns that and the file's docstring."""
-    path = pathlib.Path(path)
-    if path.suffix != ".py" or not path.is_file():
-        raise InputError(f"{path}: no such recipe: expected a Python file such as configs/toy.py")
-    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        made = module.config()
-    except InputError:
-        raise
-    except Exception as error:  # a recipe is a program, and may do anything wrong
-        raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+    made, about = run_recipe(path)
     if not isinstance(made, RunConfig):
         raise InputError(f"{path}: config() gave {type(made).__name__}, expected one of a run, such as a TrainConfig")
-    return made, (module.__doc__ or "").strip()
+    return made, about
 
 
 def keep(run: pathlib.Path, config: RunConfig, *, resumed: bool) -> None:
