@@ -30,7 +30,8 @@ ROOMS = (
 """From the ground up. The kernels lie below them, `lcv_jax/__init__.py` above."""
 MAY_IMPORT_ANY_ROOM = ("__main__.py", "data/cache.py")
 NOWHERE = ("diffusers", "pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
-ONLY_IN = {"flax": "models", "torch": "rewards"}
+ONLY_IN = {"flax": ("models",), "torch": ("rewards", "data/curation")}
+"""Of the package, the folders whose files may import it."""
 
 
 def sources(root: pathlib.Path, folder: str = PACKAGE) -> list[pathlib.Path]:
@@ -75,8 +76,9 @@ def _fault(file: pathlib.Path, name: list[str]) -> str:
     room = inside[0].removesuffix(".py")
     if name[0] in NOWHERE:
         return f"{name[0]} may not be imported"
-    if name[0] in ONLY_IN and room != ONLY_IN[name[0]]:
-        return f"{name[0]} may be imported in {ONLY_IN[name[0]]} only"
+    folders = [folder.as_posix() for folder in pathlib.PurePosixPath(*inside).parents]
+    if name[0] in ONLY_IN and not set(ONLY_IN[name[0]]) & set(folders):
+        return f"{name[0]} may be imported in {' and '.join(ONLY_IN[name[0]])} only"
     if name[0] != PACKAGE:
         return ""
     if room in ("__init__", "__main__"):
