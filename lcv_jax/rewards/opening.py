@@ -57,13 +57,19 @@ def check_prompts(rewards: Sequence[Opened], prompts: Sequence[str]) -> None:
 
 
 def check_videos(rewards: Sequence[Opened], videos: int, shape: tuple[int, int, int], fps: float) -> None:
-    """Raises InputError for a reward server that takes less than a request of up to `videos` videos of `shape` (F, H,
-    W) would send it; to be called before a run begins."""
+    """Raises InputError for a reward that sees too few frames of a video of `shape` (F, H, W), and for a reward server
+    that takes less than a request of up to `videos` of them would send it; to be called before a run begins."""
     for each in rewards:
+        picked = len(each.picks.indices(shape[0], fps))
+        if picked < each.picks.needs:
+            raise InputError(
+                f"reward {each.name!r}: sees {picked} frames of {shape[0]}, expected at least {each.picks.needs} to "
+                "score a video; make longer videos, raise most_frames, or leave this reward out"
+            )
         if isinstance(each.reward, RemoteReward):
             count = min(each.settings.batch, videos)
-            size = count * len(each.picks.indices(shape[0], fps)) * shape[1] * shape[2] * 3
-            each.reward.check_size(size, f"{count} videos of {shape[1]}x{shape[2]}x{shape[0]}")
+            what = f"{count} videos of {shape[1]}x{shape[2]}x{shape[0]}"
+            each.reward.check_size(count * picked * shape[1] * shape[2] * 3, what)
 
 
 def _check_local(settings: RewardSettings) -> None:

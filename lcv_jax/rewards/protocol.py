@@ -32,19 +32,21 @@ class FramePick:
     """Which frames of a video a reward looks at, evenly spaced from the first to the last; only they are handed over.
 
     rate: frames a second, None for all there are. multiple: of which their number is one, where the video is long
-    enough. least, most: bounds of their number. Raises InputError on values out of range.
+    enough. least, most: bounds of their number. needs: a video from which fewer are picked cannot be scored. Raises
+    InputError on values out of range.
     """
 
     rate: float | None = None
     multiple: int = 1
     least: int = 1
     most: int | None = None
+    needs: int = 1
 
     def __post_init__(self) -> None:
         rate = self.rate is None or (is_number(self.rate, float) and self.rate > 0)
         counts = all(
             is_number(count) and count > 0
-            for count in (self.multiple, self.least, 1 if self.most is None else self.most)
+            for count in (self.multiple, self.least, 1 if self.most is None else self.most, self.needs)
         )
         if not rate or not counts:
             raise InputError(f"{self}: expected a rate above 0 or None, and whole numbers above 0")

@@ -55,7 +55,7 @@ def toy_rewards() -> tuple[ToyReward, ...]:
     """All judges of this file, by the names that settings have."""
     return (
         ToyReward("toy-visual", lambda frames, prompt: visual_quality(frames)),
-        ToyReward("toy-motion", lambda frames, prompt: motion_quality(frames)),
+        ToyReward("toy-motion", lambda frames, prompt: motion_quality(frames), picks=FramePick(needs=_FEWEST)),
         ToyReward("toy-text", lambda frames, prompt: text_alignment(judge(frames), parse(prompt)), parses=True),
     )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lcv_jax.errors import InputError
-from lcv_jax.rewards.opening import check_prompts, open_rewards
+from lcv_jax.rewards.opening import check_prompts, check_videos, open_rewards
 from lcv_jax.rewards.protocol import RewardSettings
 
 
@@ -40,3 +40,13 @@ def test_prompts_are_checked_by_every_reward():
     check_prompts(opened, ["A red circle moves up."])
     with pytest.raises(InputError, match="caption 'a cat'"):
         check_prompts(opened, ["a cat"])
+
+
+def test_videos_that_are_too_short_for_a_reward_are_told_before_a_run():
+    (opened,) = open_rewards([RewardSettings("toy-motion")])
+    check_videos([opened], 4, (5, 64, 64), 15.0)
+    with pytest.raises(InputError, match=r"'toy-motion': sees 4 frames of 4, expected at least 5"):
+        check_videos([opened], 4, (4, 64, 64), 15.0)
+    (few,) = open_rewards([RewardSettings("toy-motion", most_frames=3)])
+    with pytest.raises(InputError, match="sees 3 frames of 13"):
+        check_videos([few], 4, (13, 64, 64), 15.0)
