@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -124,13 +124,20 @@ def read_video(
 
 
 def stream_video(
-    path: Path, *, fps: Fraction | float | None = None, size: tuple[int, int] | None = None
+    path: Path,
+    *,
+    fps: Fraction | float | None = None,
+    size: tuple[int, int] | None = None,
+    only: Container[int] | None = None,
 ) -> Iterator[np.ndarray]:
-    """The frames of `read_video` one by one, (H, W, 3) uint8, so that memory does not grow with length."""
+    """The frames of `read_video` one by one, (H, W, 3) uint8, so that memory does not grow with length.
+
+    only: numbers of the frames wanted; the others are decoded but not converted, which costs more.
+    """
     _check_request(fps, None, size)
     with opened(path) as (container, stream):
         frames, pixels, _ = _shown(path, container, stream, fps, size)
-        yield from map(pixels, frames)
+        yield from (pixels(frame) for number, frame in enumerate(frames) if only is None or number in only)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

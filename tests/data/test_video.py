@@ -239,6 +239,8 @@ def test_a_stream_is_the_same_frames(tmp_path):
     clip = read_video(tmp_path / "x.mp4", fps=15, size=(24, 32))
     streamed = list(stream_video(tmp_path / "x.mp4", fps=15, size=(24, 32)))
     np.testing.assert_array_equal(streamed, clip.frames)
+    some = list(stream_video(tmp_path / "x.mp4", fps=15, size=(24, 32), only={1, 3}))
+    np.testing.assert_array_equal(some, clip.frames[[1, 3]])
 
 
 @pytest.mark.parametrize("suffix", ["mov", "mkv"])
