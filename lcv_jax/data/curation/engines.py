@@ -1,13 +1,15 @@
 """What runs a stage: a pool of processes on this machine, or Ray. One item at a time, and one outcome for each.
 
 A worker that dies, hangs or raises costs the item that it was at one more try, in a fresh process where it died or
-hung, and nothing else. Both engines spawn, as libraries with threads do not survive a fork.
+hung, and nothing else. Both engines start processes anew, as libraries with threads do not survive a fork.
 """
 
 import contextlib
 import dataclasses
 import logging
+import pathlib
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
@@ -21,18 +23,26 @@ ATTEMPTS = 2
 QUIET_THREADS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "OPENCV_FOR_THREADS_NUM": "1",
+    "PJRT_NPROC": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
     "JAX_PLATFORMS": "cpu",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""A worker's environment: one thread each, as there are as many workers as cores."""
+"""A worker's environment where the user's says nothing else: one thread each, as there are as many workers as cores.
+FFmpeg and onnxruntime do not read it, and are told by those who use them."""
+TICK = 2.0
+"""Seconds after which an engine is asked again."""
+_MANY, _FEW = 200, 10
+"""Items after which failed ones may end a stage, and after which they do if all failed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
     """kind: local, a pool of processes here; ray, actors of the cluster that `address` names. workers: of either.
     timeout_s: of one item. max_failed: share of failed items, of at least 200, that ends a stage: then something else
-    is wrong than single files. items: that a worker takes before a new one takes its place; 0 is all."""
+    is wrong than single files; so it is where all of the first 10 failed. items: that a worker takes before a new one
+    takes its place; 0 is all. address: of a running cluster, such as auto; None is one of this machine's own."""
 
     kind: Literal["local", "ray"] = "local"
     workers: int = 2
@@ -65,22 +75,24 @@ class Tried:
 
 
 class Backend(Protocol):
-    """Workers of one stage. slots: tasks that may be under way or wait in front of the workers."""
+    """Workers of one stage. slots: tasks that may be under way."""
 
     slots: int
 
     def start(self, task: Task) -> None: ...
 
     def finished(self) -> Iterator[Tried]:
-        """Waits for at least one of the tasks under way, and gives those that have ended."""
+        """Waits for one of the tasks under way, TICK seconds at most, and gives those that have ended."""
 
     def close(self) -> None:
         """Ends the workers; what is under way is lost."""
 
 
-def run_stage(stage: Stage, library: Library, tasks: Iterable[Task], settings: EngineSettings) -> Iterator[Outcome]:
-    """The outcome of each task, in the order of their ends. Raises InputError if workers cannot be opened, or too many
-    items fail."""
+def run_stage(
+    stage: Stage, library: Library, tasks: Iterable[Task], settings: EngineSettings
+) -> Iterator[Outcome | None]:
+    """The outcome of each task, in the order of their ends; None now and then, so that what has ended can be written
+    while others take long. Raises InputError if workers cannot be opened, or too many items fail."""
     waiting = sorted(tasks, key=lambda task: (-task.size, task.id))[::-1]
     attempts: dict[str, int] = {}
     ended = failed = 0
@@ -92,6 +104,7 @@ def run_stage(stage: Stage, library: Library, tasks: Iterable[Task], settings: E
                 attempts[task.id] = attempts.get(task.id, 0) + 1
                 backend.start(task)
                 under_way += 1
+            yield None
             for tried in backend.finished():
                 under_way -= 1
                 if tried.kind == "closed":
@@ -102,23 +115,46 @@ def run_stage(stage: Stage, library: Library, tasks: Iterable[Task], settings: E
                     continue
                 ended, failed = ended + 1, failed + (tried.kind == "failed")
                 yield _outcome(tried, attempts.pop(tried.task.id))
-                if ended >= 200 and failed > settings.max_failed * ended:
+                few = _FEW if failed == ended else _MANY
+                if ended >= few and failed > settings.max_failed * ended:
                     raise InputError(
                         f"stage {stage.name}: {failed} of {ended} items failed, more than max_failed="
-                        f"{settings.max_failed:g}, the last: {tried.told}. What is done is kept"
+                        f"{settings.max_failed:g}, the last: {tried.told}. What is done is kept; --retry failed does "
+                        "these again"
                     )
 
 
-def work(worker: Worker, task: Task) -> tuple[str, Any, float]:
-    """Of one attempt: kind, what is told, seconds. For engines, in a worker's process."""
-    since = time.perf_counter()
-    try:
-        kind, told = "done", tuple(worker(task.given))
-    except InputError as error:
-        kind, told = "rejected", str(error)
-    except Exception as error:
-        kind, told = "failed", f"{type(error).__name__}: {error}"
-    return kind, told, time.perf_counter() - since
+class Opened:
+    """A stage's worker, opened with the first task. For engines, in a worker's process."""
+
+    def __init__(self, stage: Stage, library: Library):
+        self._stage, self._library = stage, library
+        self._worker: Worker | None = None
+
+    def work(self, task: Task) -> tuple[str, Any, float]:
+        """Of one attempt: kind, what is told, seconds; the rest of a Tried."""
+        since = time.perf_counter()
+        if self._worker is None:
+            try:
+                self._worker = self._stage.open(self._library)
+            except Exception as error:
+                return "closed", _said(error), time.perf_counter() - since
+        since = time.perf_counter()
+        try:
+            kind, told = "done", tuple(self._worker(task.given))
+        except InputError as error:
+            kind, told = "rejected", str(error)
+        except Exception as error:
+            kind, told = "failed", _said(error)
+        return kind, told, time.perf_counter() - since
+
+
+def _said(error: Exception) -> str:
+    """One line of an error, with where it was raised unless it is the user's to mend."""
+    if isinstance(error, InputError):
+        return str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({pathlib.Path(where.filename).name}:{where.lineno})"
 
 
 def _outcome(tried: Tried, attempts: int) -> Outcome:

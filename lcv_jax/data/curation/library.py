@@ -9,7 +9,9 @@
 An item is done when its outcome is there. Who is killed loses the items since the last part, and does those again.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import pathlib
@@ -19,10 +21,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lcv_jax.data.files import replacing
+from lcv_jax.data.files import replacing, unwritable
 from lcv_jax.errors import InputError
 
 ABOUT = "stage.json"
+HELD = ".held"
 OUTCOMES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -72,6 +75,11 @@ class Table:
         newest = {name: row for row, name in enumerate(table.column("id").to_pylist())}
         return table.take(sorted(newest.values()))
 
+    def sweep(self) -> None:
+        """Removes what a run that was killed had begun to write. Only for who holds the library (`held`)."""
+        for path in self.folder.glob(".*.part"):
+            path.unlink(missing_ok=True)
+
     def write(self, rows: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
         """Adds a part."""
         numbers = [int(path.stem) for path in self.parts()]
@@ -84,31 +92,64 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """The folder. tables: of the stages of one run, by name."""
+    """The folder. tables: of the stages of one run, by name. known: other libraries, whose files count as here."""
 
     root: pathlib.Path
     tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    known: tuple[str, ...] = ()
 
     def table(self, name: str) -> Table:
         if name not in self.tables:
-            raise InputError(f"{self.root}: stage {name} has not been run; run it first")
+            raise InputError(f"{self.root}: stage {name} has not been run with these settings; run it first")
         return self.tables[name]
 
     def with_stage(self, name: str, schema: pa.Schema, about: Mapping[str, Any], after: Sequence[str]) -> "Library":
         """With the folder of a stage, made if it is missing. about: what decides its rows. after: stages before it."""
+        told, table = self._stage(name, schema, about, after)
+        if not (table.folder / ABOUT).is_file():
+            with replacing(table.folder / ABOUT) as aside:
+                aside.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        return dataclasses.replace(self, tables={**self.tables, name: table})
+
+    def with_stage_if_run(
+        self, name: str, schema: pa.Schema, about: Mapping[str, Any], after: Sequence[str]
+    ) -> "Library":
+        """With the folder of a stage if there is one for this."""
+        if not self.tables.keys() >= set(after):
+            return self
+        _, table = self._stage(name, schema, about, after)
+        there = (table.folder / ABOUT).is_file()
+        return dataclasses.replace(self, tables={**self.tables, name: table}) if there else self
+
+    def _stage(
+        self, name: str, schema: pa.Schema, about: Mapping[str, Any], after: Sequence[str]
+    ) -> tuple[Mapping[str, Any], Table]:
         told = {**about, "after": [self.table(before).key for before in after]}
         text = json.dumps(told, sort_keys=True, ensure_ascii=False)
         key = hashlib.sha256(f"{schema}{text}".encode()).hexdigest()[:8]
-        folder = self.root / f"{name}-{key}"
-        if not (folder / ABOUT).is_file():
-            with replacing(folder / ABOUT) as aside:
-                aside.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        return dataclasses.replace(self, tables={**self.tables, name: Table(folder, schema)})
+        return told, Table(self.root / f"{name}-{key}", schema)
 
     def opened(self, keys: Mapping[str, str], schemas: Mapping[str, pa.Schema]) -> "Library":
         """With the folders of a run's stages, by name, as they are."""
         tables = {name: Table(self.root / key, schemas[name]) for name, key in keys.items()}
         return dataclasses.replace(self, tables=tables)
+
+
+@contextlib.contextmanager
+def held(root: pathlib.Path) -> Iterator[None]:
+    """For one run at a time. The system lets go of a library whose run was killed. Raises InputError if another one
+    has it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / HELD).open("w")
+    except OSError as error:
+        raise unwritable(root, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{root}: another run works on this library; wait for it, or stop it") from error
+        yield
 
 
 def write_table(path: pathlib.Path, table: pa.Table) -> None:
