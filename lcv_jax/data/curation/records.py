@@ -112,6 +112,7 @@ CAPTIONS = _schema(
     ("lens", _S),
     ("style", _S),
     ("colour_tone", _S),
+    ("invalid_answers", _I),  # of models, that were not of the form asked for; null where no model was asked
 )
 """Of a clip: in words."""
 
