@@ -39,10 +39,11 @@ _MANY, _FEW = 200, 10
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
-    """kind: local, a pool of processes here; ray, actors of the cluster that `address` names. workers: of either.
+    """kind: local, a pool of processes here; ray, actors of a cluster. workers: of either.
     timeout_s: of one item. max_failed: share of failed items, of at least 200, that ends a stage: then something else
     is wrong than single files; so it is where all of the first 10 failed. items: that a worker takes before a new one
-    takes its place; 0 is all. address: of a running cluster, such as auto; None is one of this machine's own."""
+    takes its place; 0 is all. Of Ray only: address, of a running cluster, such as auto; None is one of this machine's
+    own; gpus, that each worker has, or a share of one."""
 
     kind: Literal["local", "ray"] = "local"
     workers: int = 2
@@ -50,6 +51,7 @@ class EngineSettings:
     max_failed: float = 0.05
     items: int = 0
     address: str | None = None
+    gpus: float = 0.0
 
     def __post_init__(self):
         for name, least in (("workers", 1), ("items", 0)):
@@ -59,8 +61,11 @@ class EngineSettings:
             raise InputError(f"engine, timeout_s={self.timeout_s}: expected seconds above 0")
         if not 0 < self.max_failed <= 1:
             raise InputError(f"engine, max_failed={self.max_failed}: expected a share above 0, up to 1")
-        if self.address is not None and self.kind != "ray":
-            raise InputError(f"engine, address={self.address!r}: is Ray's, and the engine is {self.kind}")
+        if self.gpus < 0:
+            raise InputError(f"engine, gpus={self.gpus}: expected 0 or more")
+        for name, value in (("address", self.address), ("gpus", self.gpus)):
+            if value and self.kind != "ray":
+                raise InputError(f"engine, {name}={value!r}: is Ray's, and the engine is {self.kind}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,6 +129,8 @@ def test_settings_are_checked():
         ({"timeout_s": 0.0}, "timeout_s=0.0: expected seconds above 0"),
         ({"max_failed": 0.0}, "max_failed=0.0: expected a share above 0, up to 1"),
         ({"address": "auto"}, "address='auto': is Ray's"),
+        ({"gpus": 0.5}, "gpus=0.5: is Ray's"),
+        ({"gpus": -1.0, "kind": "ray"}, "gpus=-1.0: expected 0 or more"),
     ):
         with pytest.raises(InputError, match=message):
             EngineSettings(**settings)
