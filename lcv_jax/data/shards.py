@@ -1,17 +1,19 @@
 """Datasets on disk: shards of records in ArrayRecord files, and an index that says what must be there.
 
-    index.json           what was encoded with what, and of each shard its records, bytes, checksum and shapes
+    index.json           the manifest: what was encoded with what, made of which selection, and of each shard its
+                         records, bytes, checksum and shapes; and a checksum of the index itself
     00000.arrayrecord    records (data/records.py), one group each, uncompressed: read at random in one seek
     00000.json           the shard's part of the index, written after it: an unfinished cache goes on behind it
     prompts.arrayrecord  encoded prompts that belong to no sample, such as the empty one
 
 An ArrayRecord file that was not closed opens without an error and has no records, so a shard is written under another
-name, closed, renamed, and compared with the index when it is opened.
+name, closed, renamed, and compared with the index when it is opened; its checksum before it is first read.
 """
 
 import dataclasses
 import json
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,7 +28,9 @@ from lcv_jax.errors import InputError
 
 INDEX = "index.json"
 PROMPTS = "prompts.arrayrecord"
-VERSION = 1
+VERSION = 2
+_WITHOUT_KEYS = 1
+"""The version before: records have no keys in the index, which has no origin and no checksum."""
 LATENTS, DEVIATIONS, TEXT = "latents", "deviations", "text."
 """Names of a sample's arrays: normalised means (T, h, w, C) of the autoencoder's posterior; its standard deviations in
 the same units, if they were kept; and of each caption its states (L, D), as long as its tokens."""
@@ -41,24 +45,31 @@ Form = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file as the index has it. forms: of each record, in order. skipped: what could not be encoded, and why."""
+    """One file as the index has it. forms, keys: of each record, in order; no keys in datasets of version 1. skipped:
+    what could not be encoded, and why."""
 
     file: str
     bytes: int
     crc32: int
     forms: tuple[Form, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    keys: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, given: Any, where: str) -> "Shard":
+        if isinstance(given, dict):
+            given = {"keys": []} | given
         _expect_keys(given, [field.name for field in dataclasses.fields(cls)], where)
         forms = tuple(tuple(form) for form in given["forms"])
         if not all(len(form) == 3 and all(type(n) is int and n > 0 for n in form) for form in forms):
             raise InputError(f"{where}: forms: expected three positive whole numbers each; write the cache again")
-        return cls(given["file"], given["bytes"], given["crc32"], forms, tuple(map(tuple, given["skipped"])))
+        keys, skipped = tuple(given["keys"]), tuple(map(tuple, given["skipped"]))
+        if len(keys) not in (0, len(forms)):
+            raise InputError(f"{where}: {len(keys)} keys of {len(forms)} records; write the cache again")
+        return cls(given["file"], given["bytes"], given["crc32"], forms, skipped, keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +112,7 @@ def write_shard(folder: Folder, file: str, records: Iterable[Record], skipped: S
 
     Raises InputError when it cannot be written. A record without latents has no form: (1, 1, 1) stands for it.
     """
-    aside, forms = folder.aside(file), []
+    aside, forms, keys = folder.aside(file), [], []
     try:
         try:
             writer = array_record.ArrayRecordWriter(os.fspath(aside), _WRITE)
@@ -109,9 +120,10 @@ def write_shard(folder: Folder, file: str, records: Iterable[Record], skipped: S
             raise InputError(f"{folder.name(file)}: cannot be written ({_first_line(error)})") from error
         for record in records:
             forms.append(tuple(np.shape(record.arrays[LATENTS])[:3]) if LATENTS in record.arrays else (1, 1, 1))
+            keys.append(record.key)
             _written(folder, file, writer.write, encode(record))
         _written(folder, file, writer.close)
-        shard = Shard(file, aside.stat().st_size, crc32(aside), tuple(forms), tuple(skipped))
+        shard = Shard(file, aside.stat().st_size, crc32(aside), tuple(forms), tuple(skipped), tuple(keys))
         folder.put(aside, file)
     finally:
         aside.unlink(missing_ok=True)
@@ -119,13 +131,15 @@ def write_shard(folder: Folder, file: str, records: Iterable[Record], skipped: S
 
 
 class Reader:
-    """Records of one shard by number, from any number of threads."""
+    """Records of one shard by number, from any number of threads. The first to read one compares the shard with its
+    checksum, while those that want the same shard wait."""
 
     def __init__(self, folder: Folder, shard: Shard):
         self.name = folder.name(shard.file)
-        path = folder.fetch(shard.file, shard.bytes, shard.crc32)
+        self._path, self._crc32 = folder.fetch(shard.file, shard.bytes, shard.crc32), shard.crc32
+        self._lock, self._same = threading.Lock(), None
         try:
-            self._file = array_record.ArrayRecordReader(os.fspath(path), _READ)
+            self._file = array_record.ArrayRecordReader(os.fspath(self._path), _READ)
             count = self._file.num_records()
         except RuntimeError as error:
             raise InputError(f"{self.name}: cannot be read ({_first_line(error)}); copy the dataset again") from error
@@ -136,7 +150,9 @@ class Reader:
             )
 
     def __getitem__(self, number: int) -> Record:
-        """Raises RecordError if it is damaged."""
+        """Raises RecordError if it is damaged, or the shard differs from its checksum, and with it all its records."""
+        if not self._as_written():
+            raise RecordError(f"{self.name}: differs from its checksum in {INDEX}; copy it again")
         try:
             (data,) = self._file.read([number])
         except (RuntimeError, ValueError) as error:
@@ -146,28 +162,51 @@ class Reader:
         except RecordError as error:
             raise RecordError(f"{self.name}, record {number}: {error}") from error
 
+    def _as_written(self) -> bool:
+        if self._same is None:
+            with self._lock:
+                if self._same is None:
+                    self._same = crc32(self._path) == self._crc32
+        return self._same
+
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The content of index.json."""
+    """The content of index.json. made_of: the selection that it is of, and where from, if that was told."""
 
     encoding: Encoding
     shards: tuple[Shard, ...]
     prompts: Shard
     source: str
+    made_of: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": VERSION, **dataclasses.asdict(self), "encoding": self.encoding.to_json()}
+        told = {"version": VERSION, **dataclasses.asdict(self), "encoding": self.encoding.to_json()}
+        return told | {"crc32": _crc32_of(told)}
 
     @classmethod
     def from_json(cls, given: Any, where: str) -> "Index":
         """Raises InputError on anything that `to_json` does not write."""
-        _expect_keys(given, ["version", *(field.name for field in dataclasses.fields(cls))], where)
-        if given["version"] != VERSION:
+        if isinstance(given, dict) and given.get("version") == _WITHOUT_KEYS:
+            given = {"made_of": {}} | given
+            given |= {"crc32": _crc32_of(given)}
+        _expect_keys(given, ["version", *(field.name for field in dataclasses.fields(cls)), "crc32"], where)
+        if given["version"] not in (_WITHOUT_KEYS, VERSION):
             raise InputError(f"{where}: version {given['version']!r}, expected {VERSION}; write the cache again")
         encoding = Encoding.from_json(given["encoding"], f"{where}, encoding")
         shards = tuple(Shard.from_json(shard, f"{where}, shards") for shard in given["shards"])
-        return cls(encoding, shards, Shard.from_json(given["prompts"], where), given["source"])
+        prompts = Shard.from_json(given["prompts"], where)
+        if given["crc32"] != _crc32_of({name: given[name] for name in given if name != "crc32"}):
+            raise InputError(f"{where}: differs from its own checksum; copy the dataset again")
+        return cls(encoding, shards, prompts, given["source"], given["made_of"])
+
+
+def read_index(folder: Folder) -> Index:
+    """Raises InputError where there is none, or a damaged one."""
+    where, text = folder.name(INDEX), folder.read(INDEX)
+    if text is None:
+        raise InputError(f"{where}: no such file: expected a folder that lcv_jax.data.cache has finished writing")
+    return Index.from_json(read_json(text, where), where)
 
 
 class Dataset:
@@ -178,10 +217,7 @@ class Dataset:
         fetched: local folder for the shards of an object store."""
         self.folder = Folder(place, fetched)
         self.place = self.folder.place
-        where, text = self.folder.name(INDEX), self.folder.read(INDEX)
-        if text is None:
-            raise InputError(f"{where}: no such file: expected a folder that lcv_jax.data.cache has finished writing")
-        self.index = Index.from_json(read_json(text, where), where)
+        self.index = read_index(self.folder)
         self.encoding = self.index.encoding
         readers = [Reader(self.folder, shard) for shard in self.index.shards]
         self.forms: tuple[Form, ...] = tuple(form for shard in self.index.shards for form in shard.forms)
@@ -212,6 +248,13 @@ class Dataset:
         return f"{len(self)}-{fold(shard.crc32 for shard in self.index.shards):08x}"
 
 
+def tell_origin(place: os.PathLike[str] | str, made_of: Mapping[str, Any]) -> None:
+    """Writes into a finished dataset's index what it was made of, of JSON's types."""
+    folder = Folder(place)
+    index = read_index(folder)
+    folder.write(INDEX, json.dumps(dataclasses.replace(index, made_of=made_of).to_json(), ensure_ascii=False))
+
+
 def fold(numbers: Iterable[int]) -> int:
     """One checksum of several."""
     return zlib.crc32(",".join(map(str, numbers)).encode())
@@ -222,6 +265,11 @@ def read_json(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise InputError(f"{where}: is not JSON; write the cache again") from None
+
+
+def _crc32_of(told: Mapping[str, Any]) -> int:
+    """Of a value of JSON's types, whatever the order of its keys."""
+    return zlib.crc32(json.dumps(told, sort_keys=True).encode())
 
 
 def _expect_keys(given: Any, names: Sequence[str], where: str) -> None:

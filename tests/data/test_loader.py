@@ -185,9 +185,9 @@ def test_clips_without_pairs_and_positions_of_other_readings_are_refused(place, 
 
 @pytest.fixture
 def damaged(tmp_path) -> str:
-    """Record 4 of nine is damaged."""
-    place = caches.dataset(tmp_path / "data", [(2, 4, 4)] * 9)
-    shard = tmp_path / "data" / "00001.arrayrecord"
+    """Record 4 of nine is damaged, in a shard of its own."""
+    place = caches.dataset(tmp_path / "data", [(2, 4, 4)] * 9, per_shard=1)
+    shard = tmp_path / "data" / "00004.arrayrecord"
     data = bytearray(shard.read_bytes())
     data[bytes(data).index(b"clip-4")] ^= 1
     shard.write_bytes(data)
@@ -201,8 +201,8 @@ def test_damaged_records_are_replaced_counted_and_told(damaged, caplog):
     assert len(seen) == 18
     assert source.damaged == 2
     assert source.get_state()["damaged"] == 2
-    (first, _) = [r.message for r in caplog.records if "damaged" in r.message]
-    assert "00001.arrayrecord, record 0: damaged" in first
+    (first, _) = [r.message for r in caplog.records if "checksum" in r.message]
+    assert "00004.arrayrecord: differs from its checksum in index.json" in first
     assert "another of the records stands for it" in first
     again = loader(damaged)
     again.set_state(source.get_state())
@@ -211,7 +211,7 @@ def test_damaged_records_are_replaced_counted_and_told(damaged, caplog):
 
 def test_too_many_damaged_records_end_the_run(damaged):
     source = loader(damaged, dataclasses.replace(SETTINGS, max_damaged=1))
-    with pytest.raises(InputError, match=r"2 damaged records so far, more than max_damaged=1; the last: .*00001"):
+    with pytest.raises(InputError, match=r"2 damaged records so far, more than max_damaged=1; the last: .*00004"):
         collections.deque(map(next, [source] * 9), maxlen=0)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 from array_record.python import array_record_module as array_record
 
 import caches
+from lcv_jax.data import shards
 from lcv_jax.data.pairs import Pairs
 from lcv_jax.data.records import RecordError
-from lcv_jax.data.shards import INDEX, Dataset, write_shard
-from lcv_jax.data.storage import Folder
+from lcv_jax.data.shards import INDEX, Dataset, tell_origin, write_shard
+from lcv_jax.data.storage import Folder, crc32
 from lcv_jax.errors import InputError
 
 FORMS = [(2, 4, 4), (1, 4, 6), (2, 4, 4), (3, 2, 4), (2, 4, 4)]
@@ -88,12 +90,77 @@ def test_pairs_are_told_and_plain_datasets_look_as_before(place, tmp_path):
         Dataset(place)
 
 
-def test_a_damaged_record_is_found_and_the_others_are_not_lost(place):
+def test_a_shard_that_differs_from_its_checksum_is_not_read(place):
+    """Neither its damaged record nor the others; other shards are."""
     flip(place / "00001.arrayrecord", b"clip-3")
     dataset = Dataset(place)
+    for number in (2, 3):
+        with pytest.raises(RecordError, match=r"data/00001.arrayrecord: differs from its checksum in index.json; copy"):
+            dataset[number]
+    assert dataset[1] == caches.record(1, FORMS[1])
+
+
+def test_another_dataset_s_shard_of_the_same_size_is_not_read(place, tmp_path):
+    """As when parts of two caches are copied together: it has as many bytes and records, and each of them is whole."""
+    records = [caches.record(number, FORMS[number]) for number in (2, 3)]
+    for record in records:
+        record.arrays["latents"][...] += 1
+    swapped = write_shard(Folder(place), "00001.arrayrecord", records)
+    assert swapped.bytes == json.loads((place / INDEX).read_text())["shards"][1]["bytes"]
+    with pytest.raises(RecordError, match="differs from its checksum"):
+        Dataset(place)[2]
+
+
+def test_checksums_are_compared_once(place, monkeypatch):
+    """By whoever reads first, whatever the number of threads."""
+    compared = []
+    monkeypatch.setattr(shards, "crc32", lambda path: compared.append(path.name) or crc32(path))
+    dataset = Dataset(place)
+    assert not compared
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(dataset.__getitem__, [2, 3, 2, 3, 2, 3, 0]))
+    assert sorted(compared) == ["00000.arrayrecord", "00001.arrayrecord"]
+
+
+def test_a_record_damaged_since_is_found_and_the_others_are_not_lost(place):
+    dataset = Dataset(place)
+    assert dataset[2] == caches.record(2, FORMS[2])
+    flip(place / "00001.arrayrecord", b"clip-3")
     with pytest.raises(RecordError, match=r"00001.arrayrecord, record 1: damaged \(Corrupted"):
         dataset[3]
     assert dataset[2] == caches.record(2, FORMS[2])
+
+
+def test_the_index_is_a_manifest(place):
+    """Keys of each shard's records, where they come from, and a checksum of all that."""
+    tell_origin(place, {"selection": {"where": "blur > 100"}})
+    index = Dataset(place).index
+    assert [shard.keys for shard in index.shards] == [("clip-0", "clip-1"), ("clip-2", "clip-3"), ("clip-4",)]
+    assert index.made_of == {"selection": {"where": "blur > 100"}}
+    text = (place / INDEX).read_text()
+    (place / INDEX).write_text(text.replace("blur > 100", "blur > 200"))
+    with pytest.raises(InputError, match=r"data/index.json: differs from its own checksum; copy the dataset again"):
+        Dataset(place)
+    told = json.loads(text)
+    told["shards"][0]["keys"] = ["clip-0"]
+    (place / INDEX).write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"shards: 1 keys of 2 records; write the cache again"):
+        Dataset(place)
+
+
+def test_a_dataset_of_the_version_before_opens(place):
+    """Without keys, origin and checksum of the index; shards are compared with theirs all the same."""
+    index = json.loads((place / INDEX).read_text()) | {"version": 1}
+    del index["made_of"], index["crc32"]
+    for shard in (*index["shards"], index["prompts"]):
+        del shard["keys"]
+    (place / INDEX).write_text(json.dumps(index))
+    dataset = Dataset(place)
+    assert dataset[2] == caches.record(2, FORMS[2])
+    assert (dataset.index.made_of, dataset.index.shards[0].keys) == ({}, ())
+    flip(place / "00000.arrayrecord", b"clip-1")
+    with pytest.raises(RecordError, match="differs from its checksum"):
+        dataset[0]
 
 
 def test_a_shard_that_was_not_closed_is_found(place):
@@ -122,9 +189,11 @@ def test_a_shard_cut_short_or_missing_is_found(place):
     ("change", "match"),
     [
         (lambda index: "{", "index.json: is not JSON"),
-        (lambda index: json.dumps([]), "index.json: expected version, encoding, shards, prompts, source, found list"),
-        (lambda index: json.dumps(index | {"version": 2}), "index.json: version 2, expected 1"),
-        (lambda index: json.dumps(index | {"shards": []}), "data: the dataset is empty, expected at least one record"),
+        (
+            lambda index: json.dumps([]),
+            "index.json: expected version, encoding, shards, prompts, source, made_of, crc32, found",
+        ),
+        (lambda index: json.dumps(index | {"version": 3}), "index.json: version 3, expected 2"),
         (lambda index: json.dumps(index | {"encoding": {}}), "index.json, encoding: expected vae"),
         (lambda index: json.dumps(index | {"shards": [{"file": "a"}]}), "index.json, shards: expected file, bytes"),
         (
@@ -138,6 +207,11 @@ def test_a_damaged_index_is_refused(place, change, match):
     (place / INDEX).write_text(change(index))
     with pytest.raises(InputError, match=match):
         Dataset(place)
+
+
+def test_an_empty_dataset_is_refused(tmp_path):
+    with pytest.raises(InputError, match="data: the dataset is empty, expected at least one record"):
+        Dataset(caches.dataset(tmp_path / "data", []))
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):
