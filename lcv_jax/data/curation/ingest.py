@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 import av
@@ -48,21 +49,24 @@ class Ingest:
         return {"accept": sorted(self.accept), "max_pixels": self.max_pixels}
 
     def check(self) -> None:
-        if not self.sources:
-            raise InputError("--ingest.sources: none, expected folders, lists or files of videos")
         for place in self.known:
             known_files(place)
 
     def tasks(self, library: Library) -> Iterable[Task]:
-        seen: dict[str, str] = {}
+        """By address, as ids of sources may clash: then the first file stands, of this run or of an earlier one."""
+        before = library.table(self.name).rows(["source_id", "uri"]).to_pylist()
+        if not self.sources and not before:
+            raise InputError("--ingest.sources: none, expected folders, lists or files of videos")
+        first = {row["source_id"]: row["uri"] for row in before}
+        seen: set[str] = set()
         for place in self.sources:
             for listed in list_videos(place):
                 given = dataclasses.asdict(listed)
-                first = seen.setdefault(listed.source_id, listed.uri)
-                if first == listed.uri:
-                    yield Task(listed.source_id, given, listed.bytes)
-                else:
-                    yield Task(f"{listed.source_id} {listed.uri}", given | {"first": first})
+                if (stands := first.setdefault(listed.source_id, listed.uri)) != listed.uri:
+                    given["first"] = stands
+                if listed.uri not in seen:
+                    yield Task(listed.uri, given, listed.bytes)
+                seen.add(listed.uri)
 
     def open(self, library: Library) -> Worker:
         return self._look
@@ -70,15 +74,19 @@ class Ingest:
     def _look(self, given: Row) -> Sequence[Row]:
         given = dict(given)
         if first := given.pop("first", None):
-            raise InputError(f"{given['uri']}: has the id {given['source_id']!r} of {first}, which stands for it")
+            raise InputError(
+                f"{given['uri']}: has the id {given['source_id']!r} of {first}, which stands for it; a .jsonl list can "
+                "give it another"
+            )
         listed = Listed(**given)
         with local_copy(listed.uri) as path:
             size = path.stat().st_size
             if not size:
                 raise InputError(f"{listed.uri}: is empty, 0 bytes")
-            info, pixel_format, times = probe(path), _pixel_format(path), _times(path)
-            self._refuse(listed.uri, info, pixel_format, times)
-            seconds = info.duration or float(times[-1] - times[0]) + 1 / float(info.fps)
+            packets = self._packets(listed.uri, path)
+            info = probe(path)
+            self._refuse(listed.uri, info, packets)
+            seconds = packets.seconds(info.fps)
             row = {
                 "source_id": listed.source_id,
                 "uri": listed.uri,
@@ -91,29 +99,78 @@ class Ingest:
                 "source_frames": info.frames,
                 "source_seconds": seconds,
                 "bitrate": 8 * size / seconds,
-                "pixel_format": pixel_format,
+                "pixel_format": packets.pixel_format,
                 "rotation": info.rotation,
-                "variable_rate": _uneven(times),
+                "variable_rate": packets.uneven(),
                 "license": listed.license,
                 "told_caption": listed.caption,
             }
         return [row]
 
-    def _refuse(self, uri: str, info: VideoInfo, pixel_format: str, times: Sequence[Any]) -> None:
-        if len(times) < _FEWEST_FRAMES:
-            raise InputError(f"{uri}: holds {len(times)} frame, expected a video of at least {_FEWEST_FRAMES}")
-        if info.width * info.height > self.max_pixels:
-            raise InputError(
-                f"{uri}: frames of {info.width} x {info.height}, more than --ingest.max-pixels {self.max_pixels}"
-            )
+    def _packets(self, uri: str, path: pathlib.Path) -> "_Packets":
+        """Looks at all packets; nothing is decoded before it is known that frames are not too large for it."""
+        with opened(path) as (container, stream):
+            context = stream.codec_context
+            if context.width * context.height > self.max_pixels:
+                raise InputError(
+                    f"{uri}: frames of {context.width} x {context.height}, more than --ingest.max-pixels "
+                    f"{self.max_pixels}"
+                )
+            found, count = [], 0
+            try:
+                for packet in container.demux(stream):
+                    count += packet.size > 0 and not packet.is_corrupt
+                    time = packet.dts if packet.pts is None else packet.pts
+                    if packet.size and time is not None and not packet.is_discard:
+                        found.append(time)
+            except av.FFmpegError as error:
+                raise InputError(f"{uri}: is damaged after {count} frames ({error.strerror}); copy it again") from error
+            # Of other containers nothing tells how many there should be.
+            expected = len(stream.index_entries) if "mp4" in container.format.name else count
+            if count < expected:
+                raise InputError(
+                    f"{uri}: is damaged, {expected - count} of {expected} frames are missing; copy it again"
+                )
+            return _Packets(sorted(found), stream.time_base, context.pix_fmt or "")
+
+    def _refuse(self, uri: str, info: VideoInfo, packets: "_Packets") -> None:
+        if len(packets.times) < _FEWEST_FRAMES:
+            count = len(packets.times)
+            raise InputError(f"{uri}: has {count} frame{'s' * (count != 1)}, expected at least {_FEWEST_FRAMES}")
         found = {
-            "variable_rate": _uneven(times) and "its frames come unevenly",
+            "variable_rate": packets.uneven() and "its frames come unevenly",
             "rotated": info.rotation and f"its frames are to be turned by {info.rotation} degrees",
-            "deep_colour": _deep(pixel_format) and f"has more than 8 bits a colour ({pixel_format})",
+            "deep_colour": packets.deep() and f"has more than 8 bits a colour ({packets.pixel_format})",
         }
         for name, what in found.items():
             if what and name not in self.accept:
                 raise InputError(f"{uri}: {what}; --ingest.accept {name} takes such files")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Packets:
+    """times: when the frames are shown, in units of `base` seconds, in order."""
+
+    times: Sequence[int]
+    base: Fraction
+    pixel_format: str
+
+    def seconds(self, fps: Fraction) -> float:
+        """Of the whole: containers are often wrong about it."""
+        return float((self.times[-1] - self.times[0]) * self.base + 1 / fps)
+
+    def uneven(self) -> bool:
+        """Whether frames are further apart here than there, beyond what containers round."""
+        steps = sorted(late - early for early, late in itertools.pairwise(self.times))
+        if len(steps) < 2:
+            return False
+        usual, least = steps[len(steps) // 2], 2 * TOLERANCE / self.base
+        return usual - steps[0] > least or steps[-1] - usual > least
+
+    def deep(self) -> bool:
+        """Whether colours have more than 8 bits."""
+        name = self.pixel_format
+        return bool(name) and max(part.bits for part in av.VideoFormat(name).components) > 8
 
 
 def unique_sources(library: Library, known: Iterable[str]) -> tuple[list[Row], dict[str, str]]:
@@ -159,28 +216,3 @@ def md5(path: pathlib.Path) -> str:
         while chunk := file.read(_CHUNK):
             value.update(chunk)
     return value.hexdigest()
-
-
-def _pixel_format(path: pathlib.Path) -> str:
-    with opened(path) as (_, stream):
-        return stream.codec_context.pix_fmt or ""
-
-
-def _deep(pixel_format: str) -> bool:
-    return bool(pixel_format) and max(part.bits for part in av.VideoFormat(pixel_format).components) > 8
-
-
-def _times(path: pathlib.Path) -> list[Any]:
-    """When the packets are shown, in seconds, in order; nothing is decoded."""
-    with opened(path) as (container, stream):
-        found = [packet.pts * packet.time_base for packet in container.demux(stream) if packet.pts is not None]
-    return sorted(found)
-
-
-def _uneven(times: Sequence[Any]) -> bool:
-    """Whether frames are further apart here than there, beyond what containers round."""
-    if len(times) < 3:
-        return False
-    steps = sorted(late - early for early, late in itertools.pairwise(times))
-    usual = steps[len(steps) // 2]
-    return any(abs(step - usual) > 2 * TOLERANCE for step in steps)

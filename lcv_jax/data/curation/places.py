@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import posixpath
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from lcv_jax.errors import InputError
 
@@ -21,8 +23,9 @@ _CAPTION = ".txt"
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """A file that was found or named. source_id: as its list says, otherwise its path under the folder given. caption,
-    license: what the list says, or of a.mp4 what a.txt holds; None where nothing does."""
+    """A file that was found or named. source_id: as its list says, otherwise its path under the folder given. uri: an
+    absolute path, or an address. caption, license: what the list says, or of a.mp4 what a.txt holds; None where nothing
+    does."""
 
     source_id: str
     uri: str
@@ -38,6 +41,7 @@ def list_videos(place: str) -> list[Listed]:
     there is nothing, or a list has lines that are none.
     """
     filesystem, root = _filesystem(place)
+    place = place if "://" in place else os.path.abspath(place)  # runs may go on elsewhere
     try:
         if filesystem.isdir(root):
             return _folder(filesystem, place, root)
@@ -53,13 +57,13 @@ def list_videos(place: str) -> list[Listed]:
 @contextlib.contextmanager
 def local_copy(uri: str) -> Iterator[pathlib.Path]:
     """A local path of a file: its own, or that of a copy, which is removed when the block ends."""
-    if "://" not in uri:
-        path = pathlib.Path(uri)
+    filesystem, root = _filesystem(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        path = pathlib.Path(root)
         if not path.is_file():
             raise InputError(f"{uri}: no such file")
         yield path
         return
-    filesystem, root = _filesystem(uri)
     with tempfile.TemporaryDirectory(prefix="lcv-") as folder:
         path = pathlib.Path(folder, posixpath.basename(root))
         try:
@@ -86,7 +90,8 @@ def _folder(filesystem: fsspec.AbstractFileSystem, place: str, root: str) -> lis
         stem, ending = posixpath.splitext(name)
         if ending.lower() in _BESIDE and stem in stems:
             continue
-        caption = _text(filesystem, f"{root}/{stem}{_CAPTION}") if f"{stem}{_CAPTION}" in shown else None
+        beside = f"{stem}{_CAPTION}"
+        caption = _text(filesystem, f"{root}/{beside}") if beside in shown and beside != name else None
         listed.append(Listed(name, f"{place.rstrip('/')}/{name}", about["size"] or 0, caption))
     if not listed:
         raise InputError(f"{place}: holds no files, expected videos")
@@ -105,8 +110,7 @@ def _list(filesystem: fsspec.AbstractFileSystem, place: str, root: str) -> list[
     listed = []
     for entry in entries:
         file = entry["file"]
-        absolute = "://" in file or file.startswith("/") or not base
-        uri = file if absolute else f"{base}/{file}"
+        uri = file if "://" in file or file.startswith("/") else f"{base}/{file}"
         texts = {name: entry.get(name) for name in ("id", "caption", "license")}
         if wrong := [name for name, value in texts.items() if not (value is None or isinstance(value, str))]:
             raise InputError(f"{place}: {file}: {wrong[0]} {texts[wrong[0]]!r}, expected a text")
@@ -115,12 +119,9 @@ def _list(filesystem: fsspec.AbstractFileSystem, place: str, root: str) -> list[
 
 
 def _size(uri: str) -> int:
-    """0 for what is not there, which is the worker's to tell."""
-    filesystem, root = _filesystem(uri)
-    try:
-        return filesystem.size(root) or 0
-    except OSError:
-        return 0
+    """0 for what is not there, which is the worker's to tell, or elsewhere: of a long list that would take hours."""
+    path = pathlib.Path(uri)
+    return path.stat().st_size if "://" not in uri and path.is_file() else 0
 
 
 def _text(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
