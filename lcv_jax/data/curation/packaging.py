@@ -20,11 +20,11 @@ from lcv_jax.data.curation.library import Library, rows_of
 from lcv_jax.data.curation.places import local_copy
 from lcv_jax.data.curation.stage import Row, Task, Worker
 from lcv_jax.data.images import resize_lanczos
-from lcv_jax.data.video import Still, probe, resample, stream_timed
+from lcv_jax.data.video import SAME_RATE, Still, probe, resample, stream_timed
 from lcv_jax.data.video_writer import write_video
 from lcv_jax.errors import InputError
 
-_OF_CLIP = ("clip_id", "start_frame", "end_frame", "crop")
+_OF_CLIP = ("clip_id", "start_frame", "end_frame", "start_s", "end_s", "crop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Packaging:
 
     def _package(self, given: Row, library: Library) -> Sequence[Row]:
         with local_copy(given["uri"]) as path:
-            rate = probe(path).fps.limit_denominator(1001)
+            rate = _rate(probe(path).fps, given["clips"])
             source = _Source(path, given["uri"])
             return [self._written(source, clip, rate, given["variable_rate"], library) for clip in given["clips"]]
 
@@ -135,6 +135,15 @@ class _Frames:
             pixels = np.ascontiguousarray(still.pixels()[y : y + height, x : x + width])
             self.shape, self.count = size, self.count + 1
             yield resize_lanczos(pixels[None], size)[0]
+
+
+def _rate(told: Fraction, clips: Sequence[Row]) -> Fraction:
+    """Frames a second: as the container says, unless timestamps say otherwise, as they do where frames come unevenly
+    or a container names the rate that it was made for. Of a denominator that fits into an mp4."""
+    frames = sum(clip["end_frame"] - clip["start_frame"] for clip in clips)
+    seconds = sum(clip["end_s"] - clip["start_s"] for clip in clips)
+    found = Fraction(frames / seconds)
+    return (told if 1 / SAME_RATE <= told / found <= SAME_RATE else found).limit_denominator(1001)
 
 
 def _fitting(height: int, width: int, short: int) -> tuple[int, int]:
