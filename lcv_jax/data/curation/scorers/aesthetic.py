@@ -111,19 +111,23 @@ def read_head(path: str) -> Callable[[np.ndarray], np.ndarray]:
 def open_clip(folder: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """Of pictures (H, W, 3) uint8 of any sizes CLIP's embeddings as unit vectors, (N, D) float32."""
     torch, transformers = _packages()
+    TensorFile.open(pathlib.Path(folder, "model.safetensors"))  # finds damage, in one line
     try:
-        model = transformers.CLIPVisionModelWithProjection.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        model, about = transformers.CLIPModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"aesthetic, clip {folder}: cannot be loaded ({' '.join(str(error).split())})") from error
-    model.eval()
+    if missing := sorted(map(str, (*about["missing_keys"], *about["mismatched_keys"]))):  # transformers draws these
+        raise InputError(f"aesthetic, clip {folder}: cannot be loaded ({missing[0]} does not fit or is missing)")
+    # Not get_image_features, whose result changed from one version of transformers to the next.
+    tower, projection = model.vision_model.eval(), model.visual_projection.eval()
     prepare = Preparation.read(folder)
 
     def embed(pictures: Sequence[np.ndarray]) -> np.ndarray:
         pixels = torch.from_numpy(np.stack([prepare(picture) for picture in pictures]))
         with torch.inference_mode():
-            found = model(pixel_values=pixels).image_embeds
+            found = projection(tower(pixel_values=pixels).pooler_output)
         return (found / found.norm(dim=-1, keepdim=True)).numpy()
 
     return embed
