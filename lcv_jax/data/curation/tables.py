@@ -13,7 +13,10 @@ def where(table: pa.Table, condition: str, what: str) -> pa.Table:
     try:
         connection.execute("SET lock_configuration = true")
         connection.register("clips", table.append_column("_row", pa.array(range(len(table)), pa.int64())))
-        found = connection.execute(f"SELECT _row FROM clips WHERE ({condition}\n) ORDER BY _row").fetchall()
+        asked = f"SELECT _row FROM clips WHERE ({condition}\n) ORDER BY _row"
+        if len(connection.extract_statements(asked)) != 1:
+            raise InputError(f"{what} {condition!r}: is more than one statement; expected a condition in SQL")
+        found = connection.execute(asked).fetchall()
     except duckdb.Error as error:
         said = " ".join(str(error).split("\n\n")[0].split())
         raise InputError(
