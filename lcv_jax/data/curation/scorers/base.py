@@ -16,9 +16,9 @@ class Flow:
     """Optical flow between frames of a clip, on a grid. P pairs of frames, a grid of H x W points.
 
     moves: (P, H, W, 2) float32, how far a point moves to the right and down from the first frame of its pair to the
-    second, in widths of the frame. textured: (P, H, W) bool, points with enough corners around that their flow can be
-    believed. run: (P,) int, pairs of the same number follow on one another without a gap. seconds: between the frames
-    of a pair.
+    second, in widths of the frame. textured: (P, H, W) bool, points whose flow can be believed: those of their part of
+    the picture with the most texture around. run: (P,) int, pairs of the same number follow on one another without a
+    gap. seconds: between the frames of a pair.
     """
 
     moves: np.ndarray

@@ -16,6 +16,8 @@ from lcv_jax.errors import InputError
 
 _GRID = 4
 """Pixels from point to point of the flow's grid: DIS gives one patch's motion to about as many."""
+_CELL, _BEST = 5, 4
+"""Points of the grid along a cell's side; of a cell the points that are believed, at most."""
 _SLOPES = 255**2 / 4
 """What OpenCV's eigenvalues of 8-bit pictures are multiplied by to be mean squared slopes, in grey levels a pixel."""
 
@@ -48,7 +50,7 @@ class FlowView:
     rate: float = 15.0
     most: int = 240
     run: int = 24
-    corners: float = 4.0
+    corners: float = 0.3
 
     def __post_init__(self):
         within("--annotate.flow.width", self.width, 64)
@@ -96,12 +98,23 @@ class FlowReader:
         if self._last is not None and self._last[0] == number - self._step:
             before = self._last[1]
             moves = self._dis.calc(before, grey, None)
-            corners = self._cv2.cornerMinEigenVal(before, blockSize=5, ksize=3)
-            weakest = corners[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID] * np.float32(_SLOPES)
             self._moves.append(moves[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID] / np.float32(grey.shape[1]))
-            self._textured.append(weakest > self._view.corners)
+            self._textured.append(self._believed(before))
             self._runs.append(self._run[number])
         self._last = number, grey
+
+    def _believed(self, grey: np.ndarray) -> np.ndarray:
+        """The points of the grid, (H, W) bool, that have texture: of each cell the best few, so that all parts of the
+        picture are heard, not only the one with the strongest edges."""
+        weakest = self._cv2.cornerMinEigenVal(grey, blockSize=5, ksize=3)[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID]
+        weakest = weakest * np.float32(_SLOPES)
+        height, width = (-(-side // _CELL) for side in weakest.shape)
+        padded = np.zeros((height * _CELL, width * _CELL), np.float32)
+        padded[: weakest.shape[0], : weakest.shape[1]] = weakest
+        cells = padded.reshape(height, _CELL, width, _CELL).swapaxes(1, 2).reshape(height, width, -1)
+        least = np.sort(cells, -1)[..., -_BEST, None]
+        best = ((cells >= least) & (cells > self._view.corners)).reshape(height, width, _CELL, _CELL)
+        return best.swapaxes(1, 2).reshape(padded.shape)[: weakest.shape[0], : weakest.shape[1]]
 
     def flow(self) -> Flow | None:
         """Of the frames so far; None of fewer than two."""
