@@ -64,6 +64,11 @@ class Adaptive:
     least: float = 15.0
     window: int = 2
 
+    def __post_init__(self):
+        _within("adaptive", self, threshold=255, least=255)
+        if self.window < 1:
+            raise InputError(f"shots.detectors, adaptive: window={self.window}: expected at least 1")
+
     def open(self, fps: Fraction) -> Running:
         from scenedetect import AdaptiveDetector
 
@@ -75,6 +80,9 @@ class Content:
     """PySceneDetect's ContentDetector: hard cuts, where a frame's change is above a threshold, 0 to 255."""
 
     threshold: float = 27.0
+
+    def __post_init__(self):
+        _within("content", self, threshold=255)
 
     def open(self, fps: Fraction) -> Running:
         from scenedetect import ContentDetector
@@ -88,6 +96,9 @@ class Fades:
     Where the picture does not become black, but dark, there is no fade. Its frames are found by its slope."""
 
     threshold: float = 12.0
+
+    def __post_init__(self):
+        _within("fades", self, threshold=255)
 
     def open(self, fps: Fraction) -> Running:
         from scenedetect import ThresholdDetector
@@ -103,6 +114,11 @@ class TransNet:
     one_hot: float = 0.4
     many_hot: float = 0.5
     gap: int = 5
+
+    def __post_init__(self):
+        _within("transnet", self, one_hot=1, many_hot=1)
+        if self.gap < 0:
+            raise InputError(f"shots.transnet, gap={self.gap}: expected frames, 0 or more")
 
     def open(self, network: Any) -> Running:
         """network: of `transnet.load`."""
@@ -195,6 +211,12 @@ def _sharpened(start: int, end: int, change: np.ndarray) -> Transition:
         cut = first + int(np.argmax(around))
         return Transition(cut, cut)
     return Transition(start, end)
+
+
+def _within(what: str, settings: Any, **most: float) -> None:
+    for name, limit in most.items():
+        if not 0 < getattr(settings, name) <= limit:
+            raise InputError(f"shots, {what}: {name}={getattr(settings, name)}: expected above 0, up to {limit}")
 
 
 def check_installed() -> None:

@@ -4,14 +4,16 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from footage import opened_library, scene, through_black, work_through
 from lcv_jax.data.curation import records
 from lcv_jax.data.curation.cuts import Lengths, Shot, shots, united
-from lcv_jax.data.curation.detectors import Transition
+from lcv_jax.data.curation.detectors import Adaptive, Content, Fades, Seen, Transition, TransNet, fade_around, scored
 from lcv_jax.data.curation.ingest import Ingest
 from lcv_jax.data.curation.shots import Shots, clip_id
 from lcv_jax.data.video_writer import write_video
+from lcv_jax.errors import InputError
 
 
 def times(count, fps=10):
@@ -91,3 +93,137 @@ def test_footage_is_cut_where_it_changes(tmp_path, rate):
     md5 = library.table("ingest").rows().column("md5").to_pylist()[0]
     assert rows[0]["clip_id"] == clip_id(md5, 0, 60, (0, 0, 160, 90))
     assert library.table("shots").rows().schema == records.SHOTS
+
+
+def seen(level, brightest=None, change=None, fps=25):
+    level = np.asarray(level, np.float32)
+    other = [level if given is None else np.asarray(given, np.float32) for given in (brightest, change)]
+    return Seen(level, *other, Fraction(fps))
+
+
+def test_a_fade_is_what_goes_to_black_and_comes_from_it():
+    level = np.full(100, 120.0)
+    level[40:50], level[50:53], level[53:63] = np.linspace(108, 0, 10), 0, np.linspace(12, 120, 10)
+    start, end = (getattr(fade_around(51, seen(level), 12), name) for name in ("start", "end"))
+    assert 37 <= start <= 40
+    assert 63 <= end <= 66
+    dark = np.where(level < 12, 8.0, level)
+    assert fade_around(51, seen(dark, np.full(100, 90.0)), 12) is None
+    assert fade_around(10, seen(level), 12) is None
+
+
+def test_a_fade_takes_two_seconds_at_most_on_each_side():
+    level = np.abs(np.arange(301) - 150.0)
+    assert fade_around(150, seen(level), 12) == Transition(150 - 11 - 50, 150 + 12 + 50)
+
+
+def test_scores_become_transitions():
+    one, many, change = np.zeros(100), np.zeros(100), np.full(100, 1.0)
+    one[19], many[19:21], change[20] = 0.9, 0.9, 60.0  # a cut: frame 20 is the first of the new shot
+    many[40:46], many[51:55] = 0.6, 0.6  # a fade with a hole of 5 frames
+    many[70], many[77] = 0.6, 0.6  # two with a hole of 6
+    found = scored(one, many, change, TransNet())
+    assert found == [Transition(20, 20), Transition(40, 55), Transition(70, 71), Transition(77, 78)]
+    assert scored(one, np.zeros(100), change, TransNet(one_hot=0.95)) == []
+    assert scored(one, many, change, TransNet(gap=6))[-1] == Transition(70, 78)
+
+
+def test_detectors_see_a_cut():
+    frames = np.concatenate([scene(0, 30), scene(1, 30)])
+    for settings in (Adaptive(), Content()):
+        running = settings.open(Fraction(25))
+        for number, frame in enumerate(frames):
+            running.take(number, frame, frame)
+        assert running.found(seen(np.zeros(60))) == [Transition(30, 30)]
+    running = Adaptive(least=250.0).open(Fraction(25))
+    for number, frame in enumerate(frames):
+        running.take(number, frame, frame)
+    assert running.found(seen(np.zeros(60))) == []
+
+
+def cut(tmp_path, stage, frames, fps=25):
+    (tmp_path / "in").mkdir(parents=True)
+    write_video(tmp_path / "in" / "x.mp4", frames, fps)
+    ingest = Ingest(sources=(str(tmp_path / "in"),))
+    library = opened_library(tmp_path / "out", [ingest, stage])
+    work_through(ingest, library)
+    return work_through(stage, library)
+
+
+@pytest.fixture
+def blank(tmp_path):
+    """A file of weights that are all 0, but for the last bias: a network that says of every frame the same."""
+
+    def make(bias):
+        from lcv_jax.data.curation.transnet import Architecture
+
+        values = {name: np.zeros(shape, np.float32) for name, shape in Architecture().shapes().items()}
+        save_file(values | {"cls_layer2.bias": np.float32([bias])}, tmp_path / "x.safetensors")
+        return str(tmp_path / "x.safetensors")
+
+    return make
+
+
+def test_weights_decide_by_their_bytes(blank, tmp_path):
+    stage = Shots(weights=blank(9))
+    told = stage.decides()
+    (tmp_path / "x.safetensors").rename(tmp_path / "y.safetensors")
+    assert Shots(weights=str(tmp_path / "y.safetensors")).decides() == told
+    assert told != Shots().decides()
+    blank(8)
+    assert stage.decides() != told
+
+
+@pytest.mark.slow
+def test_the_network_and_detectors_are_united(blank, tmp_path):
+    """Here a network that takes each frame for a transition, so that nothing is left, and one that takes none."""
+    frames = np.concatenate([scene(0, 60), scene(1, 60)])
+    with pytest.raises(InputError, match=r"x\.mp4: none of its 2 shots lasts 2 seconds, of 4\.80 in all"):
+        cut(tmp_path / "all", Shots(weights=blank(9)), frames)
+    rows = cut(tmp_path / "none", Shots(weights=blank(-9)), frames)
+    assert [(row["start_frame"], row["end_frame"]) for row in rows] == [(0, 60), (60, 120)]
+
+
+def test_what_has_no_shots_is_rejected(tmp_path):
+    frames = np.concatenate([scene(seed, 30) for seed in range(3)])
+    with pytest.raises(InputError, match=r"none of its 3 shots lasts 2 seconds, of 3\.60 in all"):
+        cut(tmp_path, Shots(), frames)
+    with pytest.raises(InputError, match=r"x\.mp4: shows nothing but black"):
+        cut(tmp_path / "black", Shots(), np.zeros((60, 64, 96, 3), np.uint8))
+
+
+def test_damage_is_told(tmp_path):
+    path = tmp_path / "x.mp4"
+    write_video(path, np.random.default_rng(0).integers(0, 256, (60, 48, 64, 3), np.uint8), 15)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    worker = Shots().open(opened_library(tmp_path / "out", [Ingest(), Shots()]))
+    with pytest.raises(InputError, match=r"x\.mp4: is damaged after 2\d decoded frames"):
+        worker({"source_id": "x.mp4", "uri": str(path), "md5": "0", "source_fps": 15.0})
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (lambda: Lengths(least=3.0, most=5.0), r"least=3\.0, most=5\.0: expected seconds above 0, most at least twice"),
+        (lambda: Lengths(trim_hard=-1), "trim_hard=-1: expected frames"),
+        (lambda: Lengths(trim_gradual=-1), "trim_gradual=-1: expected frames"),
+        (lambda: Adaptive(window=0), "window=0: expected at least 1"),
+        (lambda: Adaptive(threshold=0), "threshold=0: expected above 0"),
+        (lambda: Content(threshold=-1), "threshold=-1: expected above 0"),
+        (lambda: Fades(threshold=300), "threshold=300: expected above 0, up to 255"),
+        (lambda: TransNet(one_hot=0), "one_hot=0: expected above 0, up to 1"),
+        (lambda: TransNet(many_hot=2), "many_hot=2: expected above 0, up to 1"),
+        (lambda: TransNet(gap=-1), "gap=-1: expected frames"),
+        (lambda: Shots(detectors=()).check(), "neither detectors nor weights"),
+        (lambda: Shots(weights="/none/x.safetensors").decides(), r"/none/x\.safetensors: no such file; docs/curation"),
+    ],
+)
+def test_settings_are_checked(given, match):
+    with pytest.raises(InputError, match=match):
+        given()
+
+
+def test_settings_are_told_apart():
+    told = [stage.decides() for stage in (Shots(), Shots(detectors=(Content(),)), Shots(lengths=Lengths(least=1.0)))]
+    assert len({str(one) for one in told}) == 3
+    assert Shots(known=("elsewhere",)).decides() == told[0]
