@@ -56,7 +56,9 @@ def library(root: pathlib.Path, clips: Sequence[Mapping[str, Any]], **about: Any
 
 
 def write(made: Library, stage: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A part of a stage, an item each row; fields that are not given are null."""
+    """A part of a stage, an item each row, none where there are no rows; fields that are not given are null."""
+    if not rows:
+        return
     key = "source_id" if stage == "ingest" else "clip_id"
     names = SCHEMAS[stage].names
     outcomes = [

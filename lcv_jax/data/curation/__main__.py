@@ -1,4 +1,4 @@
-"""`python -m lcv_jax.data.curation`: run, status, inspect."""
+"""`python -m lcv_jax.data.curation`: run, status, inspect, report."""
 
 import dataclasses
 import logging
@@ -10,6 +10,7 @@ import tyro
 
 from lcv_jax.command_line import parse, run_recipe, status
 from lcv_jax.data.curation.pipeline import STAGES, Curation, open_library, run
+from lcv_jax.data.curation.report import write_report
 from lcv_jax.data.curation.shown import clips_shown, items_shown, summary
 from lcv_jax.errors import InputError
 
@@ -17,6 +18,7 @@ PROGRAM = "python -m lcv_jax.data.curation"
 USAGE = f"""usage: {PROGRAM} run configs/NAME.py --out DIR [--only STAGE ...] [--retry failed] [--key.sub VALUE ...]
        {PROGRAM} status DIR
        {PROGRAM} inspect DIR [--stage STAGE] [--where SQL] [--columns NAME ...] [--limit N]
+       {PROGRAM} report DIR
 
 run does what is still to be done of {", ".join(STAGES)}; with --help after the recipe: all keys."""
 
@@ -24,6 +26,13 @@ run does what is still to be done of {", ".join(STAGES)}; with --help after the 
 @dataclasses.dataclass(frozen=True)
 class Status:
     """What became of the items of each stage, and why some were left out."""
+
+    library: Annotated[str, tyro.conf.Positional]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Writes report.html into the library: counts, distributions, clusters with pictures."""
 
     library: Annotated[str, tyro.conf.Positional]
 
@@ -46,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command. Returns 0; 2 after one line about bad input, 130 after one about Ctrl-C."""
     args = list(sys.argv[1:] if args is None else args)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    commands = {"run": _run, "status": _status, "inspect": _inspect}
+    commands = {"run": _run, "status": _status, "inspect": _inspect, "report": _report}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
@@ -87,6 +96,11 @@ def _run(args: Sequence[str]) -> None:
 def _status(args: Sequence[str]) -> None:
     asked = parse(Status, args, prog=f"{PROGRAM} status")
     print(summary(open_library(asked.library)))
+
+
+def _report(args: Sequence[str]) -> None:
+    asked = parse(Report, args, prog=f"{PROGRAM} report")
+    print(write_report(open_library(asked.library)))
 
 
 def _inspect(args: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from lcv_jax.data.curation import records
 from lcv_jax.data.curation.clusters import Clusters, balanced, cluster, top_terms
 from lcv_jax.data.curation.duplicates import duplicates
+from lcv_jax.data.curation.embedding import english
 from lcv_jax.data.curation.library import Library, write_table
 from lcv_jax.data.curation.speakers import ModelFailed, ModelSettings, Question, Speaker, check_speaker, open_speaker
 from lcv_jax.errors import InputError
@@ -31,8 +32,6 @@ FILE = "balance.parquet"
 MADE_OF = b"lcv_jax.balance"
 """In the file's metadata: what it was made of, JSON."""
 READS = ("clips", "annotate", "caption", "embed")
-_KINDS = ("basic", "told", "composed", "summary", "translated")
-"""Of captions, the best first, for naming."""
 _SHOWN, _LONGEST = 12, 60
 """Captions of a cluster that a model is shown, and letters of a name."""
 _ASKED_AT_ONCE = 8
@@ -69,8 +68,9 @@ class Balance:
             raise InputError(f"balance, cap={self.cap}: expected at least 1, as weights have a mean of 1")
 
     def run(self, library: Library) -> pa.Table:
-        """Writes balance.parquet, a row for each clip that has a file, in the order of ids, and returns it; what is
-        there already is kept if it was made of the same. Raises InputError where the namer cannot be reached."""
+        """Writes balance.parquet, a row for each clip that has a file, in the order of ids, prints what was found, and
+        returns it; what is there already is kept if it was made of the same. Raises InputError where the namer cannot
+        be reached."""
         clips = _joined(library)
         vectors, embedded = _embeddings(library, clips)
         made_of = self._made_of(library, clips, vectors, embedded)
@@ -86,7 +86,7 @@ class Balance:
         if len(chosen):
             count = max(1, min(self.clusters, len(chosen) // self.clips_each))
             found = cluster(vectors[chosen], count, self.merge, self.seed)
-            names = self._names(found, [_caption(clips[at]) for at in chosen])
+            names = self._names(found, [english(clips[at]["captions"]) or "" for at in chosen])
             density = np.bincount(found.labels)[found.labels] / len(chosen)
             weights = balanced(density, self.alpha, self.cap)
             for at, label, distance, share, weight in zip(
@@ -96,6 +96,7 @@ class Balance:
                 rows[at] |= {"density": share, "weight": weight}
         table = pa.Table.from_pylist(rows, records.BALANCE).replace_schema_metadata({MADE_OF: made_of})
         write_table(library.root / FILE, table)
+        print(told(table))
         return table
 
     def _made_of(
@@ -200,13 +201,6 @@ def _embeddings(library: Library, clips: Sequence[Mapping[str, Any]]) -> tuple[n
 def _row(clip_id: str, duplicate_of: str | None) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(records.BALANCE.names)
     return row | {"clip_id": clip_id, "duplicate_of": duplicate_of, "weight": 1.0 if duplicate_of is None else 0.0}
-
-
-def _caption(clip: Mapping[str, Any]) -> str:
-    """An English one, if there is any."""
-    order = {kind: number for number, kind in enumerate(_KINDS)}
-    ranked = sorted(clip["captions"], key=lambda told: (told["language"] != "en", order.get(told["kind"], len(order))))
-    return ranked[0]["text"] if ranked else ""
 
 
 def _asked(speaker: Speaker, captions: Sequence[str], terms: str) -> str:

@@ -108,7 +108,7 @@ def select(library: Library, clips: pa.Table, selection: Selection) -> Selected:
     if missing := table.column("weight").null_count:
         raise InputError(f"{library.root}: {missing} of {len(table)} clips are not in the balance; run balance")
     table = left(table.filter(pc.is_null(table["duplicate_of"])), "being no near-duplicate")
-    table = left(tables.where(table, selection.where, f"selection {selection.name}, where"), selection.where)
+    table = left(tables.where(table, selection.where, f"selection {selection.name}, where"), f"where {selection.where}")
     shortest = (min(selection.frames) - 1) / selection.fps
     what = f"lasting {min(selection.frames)} frames at {selection.fps} a second"
     table = left(table.filter(pc.greater_equal(table["seconds"], shortest)), what)

@@ -40,7 +40,7 @@ def test_run_goes_on_without_being_told_of_sources(library, capsys):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["walk"], "'walk': no such command, expected one of run, status, inspect"),
+        (["walk"], "'walk': no such command, expected one of run, status, inspect, report"),
         (["run"], "run: expected a recipe such as configs/curation.py"),
         (["run", "none.py", "--out", "x"], "none.py: no such recipe"),
         (["run", RECIPE], "--out"),

@@ -47,11 +47,12 @@ def test_what_is_left_out_is_counted(tmp_path, capsys):
         clip("i", blur=None),
     ]
     made, clips = made_of(tmp_path, rows)
+    capsys.readouterr()
     asked = Selection("stage", "blur > 100 and list_contains(camera, 'static')", smallest_group=1)
     select(made, clips, asked)
     assert ids(tmp_path) == ["a", "h"]
     assert capsys.readouterr().out == (
-        "selection stage: 9 clips, 8 having a file, 7 being no near-duplicate, 4 blur > 100 and "
+        "selection stage: 9 clips, 8 having a file, 7 being no near-duplicate, 4 where blur > 100 and "
         "list_contains(camera, 'static'), 3 lasting 93 frames at 15 a second, 2 having a caption\n"
     )
 
@@ -170,7 +171,7 @@ def test_lists_of_groups_that_are_no_more_are_removed(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "match"),
     [
-        ({"where": "blur > 1000"}, "selection stage: blur > 1000 leaves none of 3 clips; ask for less"),
+        ({"where": "blur > 1000"}, "selection stage: where blur > 1000 leaves none of 3 clips; ask for less"),
         ({"languages": ("zh",)}, "having a caption of languages zh leaves none of 3 clips"),
         ({"kinds": ("summary",)}, "having a caption of kinds summary leaves none of 3"),
         ({"frames": (937,)}, "lasting 937 frames at 15 a second leaves none of 3"),
