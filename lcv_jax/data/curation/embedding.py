@@ -111,6 +111,7 @@ def _transformer(folder: pathlib.Path, device: Device) -> Encoder:
         raise InputError(
             f"--embed.path {folder}: needs torch ({error}); install it: pip install 'lcv_jax[rewards]'"
         ) from error
+    transformers.utils.logging.disable_progress_bar()  # of weights that are read; the stage has its own
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--embed.device cuda: torch finds none here; choose cpu")
     try:

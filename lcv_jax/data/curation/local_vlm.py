@@ -181,6 +181,7 @@ def _libraries(settings: ModelSettings) -> tuple[Any, Any]:
         raise InputError(
             f"models of a folder need torch ({error}); install it: pip install 'lcv_jax[rewards]'"
         ) from error
+    transformers.utils.logging.disable_progress_bar()  # of weights that are read; the stage has its own
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise InputError("model, device cuda: torch finds none here; choose cpu, or a server on a machine that has one")
     return torch, transformers

@@ -1,6 +1,8 @@
 """The stage of captions: rows, what is asked for them, what becomes of answers that do not fit, with a real server."""
 
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -291,3 +293,9 @@ def test_a_server_that_is_not_there_is_told_before_the_stage():
 def test_settings_that_cannot_be_are_refused(how, said):
     with pytest.raises(InputError, match=said):
         Captioning(**how)
+
+
+def test_the_document_lists_all_values():
+    text = (pathlib.Path(__file__).parents[3] / "docs" / "curation" / "captions.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`.*`) \|$", text, re.MULTILINE))
+    assert {name: tuple(re.findall(r"`(\w+)`", rows[name])) for name in VALUES} == dict(VALUES)
