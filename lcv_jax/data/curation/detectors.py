@@ -19,6 +19,7 @@ TINY = (27, 48)
 
 _FADE_SECONDS = 2.0
 _RAMP = 0.25  # levels a frame, by which a fade at least goes on
+_BLACK = 2.0  # times a fade's threshold: the brightest area of a black frame
 _SMOOTH = 5  # frames that are averaged to see a fade's slope
 _SHORT = 3  # frames: as many may a hard cut have in TransNetV2's scores
 _SHARP = 0.6  # share of a hard cut in all that changes around it
@@ -155,8 +156,7 @@ class _Fades(_Cuts):
 
     def found(self, seen: Seen) -> list[Transition]:
         cuts = super().found(seen)
-        fades = [fade_around(cut.start, seen, self._threshold) for cut in cuts]
-        return [fade for fade in fades if fade is not None]
+        return [fade for cut in cuts for fade in fades_around(cut.start, seen, self._threshold)]
 
 
 class _Network:
@@ -171,24 +171,27 @@ class _Network:
         return scored(one_hot, many_hot, seen.change, self._settings)
 
 
-def fade_around(cut: int, seen: Seen, threshold: float) -> Transition | None:
-    """The fade through black at a frame: the frames below the threshold, and on both sides those that come from
-    brightness steadily, or go there, for at most two seconds. None where no frame of them is black: a dark shot."""
+def fades_around(cut: int, seen: Seen, threshold: float) -> list[Transition]:
+    """The fades through black in the frames around one that are below a threshold on average, of which a dark shot may
+    be a part: black frames, and on both sides those that come from brightness steadily, or go there, for at most two
+    seconds. None where no frame is black."""
     level, count = seen.level, len(seen.level)
     start = end = min(cut, count - 1)
     while start > 0 and level[start - 1] < threshold:
         start -= 1
     while end < count and level[end] < threshold:
         end += 1
-    if start == end or seen.brightest[start:end].min() > 2 * threshold:
-        return None
+    black = start + np.flatnonzero(seen.brightest[start:end] <= _BLACK * threshold)
     smooth = np.convolve(np.pad(level, _SMOOTH // 2, mode="edge"), np.full(_SMOOTH, 1 / _SMOOTH), mode="valid")
-    longest = round(_FADE_SECONDS * seen.fps)
-    least = max(0, start - longest)
-    while start > least and smooth[start - 1] > smooth[start] + _RAMP:
+    parts = np.split(black, np.flatnonzero(np.diff(black) > 1) + 1) if len(black) else []
+    return [_with_ramps(int(part[0]), int(part[-1]) + 1, smooth, round(_FADE_SECONDS * seen.fps)) for part in parts]
+
+
+def _with_ramps(start: int, end: int, level: np.ndarray, longest: int) -> Transition:
+    least, most = max(0, start - longest), min(len(level), end + longest)
+    while start > least and level[start - 1] > level[start] + _RAMP:
         start -= 1
-    most = min(count, end + longest)
-    while end < most and smooth[end] > smooth[end - 1] + _RAMP:
+    while end < most and level[end] > level[end - 1] + _RAMP:
         end += 1
     return Transition(start, end)
 

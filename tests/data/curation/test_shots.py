@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from footage import opened_library, scene, through_black, work_through
 from lcv_jax.data.curation import records
 from lcv_jax.data.curation.cuts import Lengths, Shot, shots, united
-from lcv_jax.data.curation.detectors import Adaptive, Content, Fades, Seen, Transition, TransNet, fade_around, scored
+from lcv_jax.data.curation.detectors import Adaptive, Content, Fades, Seen, Transition, TransNet, fades_around, scored
 from lcv_jax.data.curation.ingest import Ingest
 from lcv_jax.data.curation.shots import Shots, clip_id
 from lcv_jax.data.video_writer import write_video
@@ -104,17 +104,26 @@ def seen(level, brightest=None, change=None, fps=25):
 def test_a_fade_is_what_goes_to_black_and_comes_from_it():
     level = np.full(100, 120.0)
     level[40:50], level[50:53], level[53:63] = np.linspace(108, 0, 10), 0, np.linspace(12, 120, 10)
-    start, end = (getattr(fade_around(51, seen(level), 12), name) for name in ("start", "end"))
-    assert 37 <= start <= 40
-    assert 63 <= end <= 66
-    dark = np.where(level < 12, 8.0, level)
-    assert fade_around(51, seen(dark, np.full(100, 90.0)), 12) is None
-    assert fade_around(10, seen(level), 12) is None
+    (fade,) = fades_around(51, seen(level), 12)
+    assert 37 <= fade.start <= 40
+    assert 63 <= fade.end <= 66
+    assert fades_around(10, seen(level), 12) == []
+
+
+def test_a_dark_shot_is_no_fade_and_stays_between_two():
+    level = np.full(200, 120.0)
+    level[40:140] = 8.0
+    assert fades_around(90, seen(level, np.full(200, 90.0)), 12) == []
+    level[40:44], level[136:140] = 0, 0
+    bright = np.where(level == 0, 0, 90.0)
+    first, second = fades_around(90, seen(level, bright), 12)
+    assert 36 <= first.start <= 40 < 44 <= first.end <= 48
+    assert 132 <= second.start <= 136 < 140 <= second.end <= 144
 
 
 def test_a_fade_takes_two_seconds_at_most_on_each_side():
     level = np.abs(np.arange(301) - 150.0)
-    assert fade_around(150, seen(level), 12) == Transition(150 - 11 - 50, 150 + 12 + 50)
+    assert fades_around(150, seen(level), 12) == [Transition(150 - 11 - 50, 150 + 12 + 50)]
 
 
 def test_scores_become_transitions():
