@@ -17,6 +17,9 @@ LABELS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", 
 _LEAST_POINTS = 24
 _SCALE = 320.0
 """Pixels of a width, to OpenCV, whose search has absolute tolerances."""
+_STILL, _AS_GOOD = 0.15, 0.85
+"""A camera that stands still, to so many pixels of 320, is believed if it explains this share of what the best
+similarity does: that one may have found a way to take in some of what moves before the camera."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +35,10 @@ class Moves:
 @dataclasses.dataclass(frozen=True)
 class Camera(Plain):
     """pan (and tilt, widths a second), zoom (log, a second), roll (radians a second): rates that are named when they
-    last for `share` of the time, smoothed over `smooth` seconds. shake: what smoothing takes away, root mean square,
-    widths a second. inliers: share of points that must agree for a pair of frames to be believed; where fewer than half
-    of the pairs are, the camera has no name at all. error: of a point that agrees, in pixels of 320 a width."""
+    last for `share` of the time, smoothed over `smooth` seconds. shake: what smoothing takes away, widths a second,
+    root mean square of the calmest four fifths. inliers: share of points that must agree for a pair of frames to be
+    believed; where fewer than half of the pairs are, the camera has no name at all. error: of a point that agrees, in
+    pixels of 320 a width."""
 
     fields: ClassVar[tuple[str, ...]] = ("camera", "camera_rates", "camera_shake", "camera_inliers")
     needs: ClassVar[tuple[View, ...]] = ("flow",)
@@ -78,8 +82,8 @@ class Camera(Plain):
             return told
         rates, run = moves.rates[sure], flow.run[sure]
         smooth = smoothed(rates, run, max(1, round(self.smooth / flow.seconds)))
-        rest = (rates - smooth) * _LENGTHS
-        shake = float(np.sqrt(np.square(rest).sum(1).mean()))
+        rest = np.sort(np.square((rates - smooth) * _LENGTHS).sum(1))
+        shake = float(np.sqrt(rest[: max(1, round(_STEADY * len(rest)))].mean()))
         return told | {
             "camera": self._names(smooth, shake),
             "camera_rates": [float(rate) for rate in rates.mean(0)],
@@ -87,23 +91,35 @@ class Camera(Plain):
         }
 
     def _names(self, smooth: np.ndarray, shake: float) -> list[str]:
+        # Of a fast move some spills over into the others, and of a strong shake some stays when it is smoothed.
+        least = np.maximum(_SPILLED * np.linalg.norm(smooth * _LENGTHS, axis=1), _SPILLED * shake)
         pan, tilt, zoom, roll = smooth.T
+        shift, scale, turn = (np.maximum(own, least / length) for own, length in self._least())
         lasting = {
-            "pan_left": pan < -self.pan,
-            "pan_right": pan > self.pan,
-            "tilt_up": tilt > self.pan,
-            "tilt_down": tilt < -self.pan,
-            "zoom_in": zoom > self.zoom,
-            "zoom_out": zoom < -self.zoom,
-            "roll": np.abs(roll) > self.roll,
+            "pan_left": pan < -shift,
+            "pan_right": pan > shift,
+            "tilt_up": tilt > shift,
+            "tilt_down": tilt < -shift,
+            "zoom_in": zoom > scale,
+            "zoom_out": zoom < -scale,
+            "roll": np.abs(roll) > turn,
         }
         found = [name for name, when in lasting.items() if when.mean() >= self.share]
         found += ["shake"] if shake > self.shake else []
         return found or ["static"]
 
+    def _least(self) -> list[tuple[float, float]]:
+        return [(self.pan, _LENGTHS[0]), (self.zoom, _LENGTHS[2]), (self.roll, _LENGTHS[3])]
+
 
 _LENGTHS = np.float64([1.0, 1.0, 0.25, 0.25])
 """What a rate moves the points of a frame by, in widths, on average: zoom and roll move those far from the middle."""
+
+
+_STEADY = 0.8
+"""Share of the pairs that shake is the mean of, those with the least: single wrong similarities are no shake."""
+_SPILLED = 0.15
+"""Share of the whole movement, or of the shake, that a rate must have to be named."""
 
 
 def camera_moves(flow: Flow, error: float) -> Moves:
@@ -145,5 +161,7 @@ def _similarity(moves: np.ndarray, textured: np.ndarray, error: float) -> tuple[
     )
     if matrix is None:
         return (0.0,) * 4, 0.0
+    if (np.linalg.norm(to - points, axis=1) < _STILL / _SCALE).sum() > _AS_GOOD * agree.sum():
+        return (0.0,) * 4, float(agree.mean())
     (a, _, right), (b, _, down) = matrix
     return (-right / _SCALE, down / _SCALE, float(np.log(np.hypot(a, b))), float(np.arctan2(b, a))), float(agree.mean())

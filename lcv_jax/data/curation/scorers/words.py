@@ -17,13 +17,13 @@ _MAP = 360
 @dataclasses.dataclass(frozen=True)
 class Words:
     """What is read. frames: of a clip's stills. score: least score of a line that is believed, and `characters` its
-    least number: detection alone takes smooth ground for text (shared measurements in docs/curation/scorers.md). side:
-    of the picture in which text is looked for, its longer one, pixels; smaller finds less small text, and is faster."""
+    least number: detection alone takes smooth ground for text. side: pixels of the longer side of the picture in which
+    text is looked for; smaller ones find less small text, and are faster."""
 
-    frames: int = 4
+    frames: int = 3
     score: float = 0.6
     characters: int = 2
-    side: int = 960
+    side: int = 736
 
     def __post_init__(self):
         within("--annotate.words.frames", self.frames, 1)
