@@ -88,7 +88,7 @@ class Embedding:
 
 def english(captions: Sequence[Mapping[str, Any]]) -> str | None:
     """The caption that stands for a clip: the first of the preferred kinds, in English; None where there is none."""
-    found = {caption["kind"]: caption["text"] for caption in reversed(captions) if caption["language"] == "en"}
+    found = {caption["kind"]: caption["text"] for caption in captions if caption["language"] == "en"}
     return next((found[kind] for kind in PREFERRED if kind in found), None)
 
 

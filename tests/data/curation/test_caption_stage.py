@@ -79,6 +79,7 @@ def test_a_clip_gets_captions_of_all_kinds(tmp_path):
     assert row["invalid_answers"] == 0
     for each in row["captions"]:
         assert (each["seed"] is not None) == (each["kind"] == "composed")
+    assert [SAID["Describe"] in each.text for each in server.asked[2:4]] == [True, True]  # not what was told
     assert [each.body["model"] for each in server.asked] == ["seer-7b"] * 2 + ["scribe-1b"] * 3
     assert [len(each.frames()) for each in server.asked] == [8, 8, 0, 0, 0]
     assert [each.fields for each in server.asked][1] == {name: list(values) for name, values in FIELDS.items()}
