@@ -13,7 +13,7 @@ from lcv_jax.errors import InputError
 
 Cut = Literal["hard", "gradual", "edge", "split"]
 _SAME = 1  # frames: as far apart two detectors may see one cut
-_HARD = 2  # frames that a hard cut may take, one of them mixed of both shots
+_HARD = 1  # frames that a hard cut may take, mixed of both shots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def shots(transitions: Sequence[Transition], starts: np.ndarray, lengths: Length
 
 def _trimmed(one: Transition, lengths: Lengths) -> tuple[int, int, Cut]:
     """The end of the shot before, the start of the one behind, and what lies between."""
-    hard = one.end - one.start < _HARD
+    hard = one.end - one.start <= _HARD
     trim = lengths.trim_hard if hard else lengths.trim_gradual
     return one.start - trim, one.end + trim, "hard" if hard else "gradual"
 

@@ -1,5 +1,6 @@
 """Shots: arithmetic by hand, and generated footage whose cuts are known."""
 
+import pathlib
 from fractions import Fraction
 
 import numpy as np
@@ -161,13 +162,13 @@ def cut(tmp_path, stage, frames, fps=25):
 
 @pytest.fixture
 def blank(tmp_path):
-    """A file of weights that are all 0, but for the last bias: a network that says of every frame the same."""
+    """A file of weights that are all 0, but for the last biases: a network that says of every frame the same."""
 
     def make(bias):
         from lcv_jax.data.curation.transnet import Architecture
 
         values = {name: np.zeros(shape, np.float32) for name, shape in Architecture().shapes().items()}
-        save_file(values | {"cls_layer2.bias": np.float32([bias])}, tmp_path / "x.safetensors")
+        save_file(values | {f"cls_layer{head}.bias": np.float32([bias]) for head in (1, 2)}, tmp_path / "x.safetensors")
         return str(tmp_path / "x.safetensors")
 
     return make
@@ -236,3 +237,17 @@ def test_settings_are_told_apart():
     told = [stage.decides() for stage in (Shots(), Shots(detectors=(Content(),)), Shots(lengths=Lengths(least=1.0)))]
     assert len({str(one) for one in told}) == 3
     assert Shots(known=("elsewhere",)).decides() == told[0]
+
+
+@pytest.mark.slow
+def test_a_real_shot_is_one_and_whole(tmp_path):
+    source = pathlib.Path(__file__).parents[4] / "shared" / "media" / "motorcycle.mp4"
+    if not source.is_file():
+        pytest.skip(f"{source} is not here")
+    stage = Shots()
+    ingest = Ingest(sources=(str(source),))
+    library = opened_library(tmp_path, [ingest, stage])
+    work_through(ingest, library)
+    (row,) = work_through(stage, library)
+    assert (row["start_frame"], row["end_frame"], row["cut_in"], row["cut_out"]) == (0, 120, "edge", "edge")
+    assert (row["crop"], row["overlay"]) == ([0, 0, 3840, 2160], None)
