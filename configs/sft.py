@@ -6,8 +6,8 @@ r"""Supervised fine-tuning: all tasks on chosen pictures and clips, 480p and 720
         --out data/chosen-720p
     python train.py configs/sft.py --out runs/sft
 
-The report weights samples inversely to the density of their captions' embeddings: cluster the captions, cache each
-cluster as a dataset of its own, and give the clusters equal weights (--data.paths A B C --data.weights 1 1 1).
+The report weights samples inversely to the density of their captions' embeddings: selections chosen-480p and
+chosen-720p of configs/curation.py are such, and pack prints their --data.paths and --data.weights.
 Hardware: 64 devices of 80 GB. Time: 48 s a step at 35 % of an H100's peak: 4 days. Expected: the published model.
 Never run by us; rate and iterations are the report's.
 """

@@ -111,6 +111,7 @@ def _list(filesystem: fsspec.AbstractFileSystem, place: str, root: str) -> list[
     for entry in entries:
         file = entry["file"]
         uri = file if "://" in file or file.startswith("/") else f"{base}/{file}"
+        entry = {"caption": entry.get("en"), **entry}  # as lists of the cache may have it
         texts = {name: entry.get(name) for name in ("id", "caption", "license")}
         if wrong := [name for name, value in texts.items() if not (value is None or isinstance(value, str))]:
             raise InputError(f"{place}: {file}: {wrong[0]} {texts[wrong[0]]!r}, expected a text")

@@ -72,7 +72,7 @@ pre { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding:
 table { border-collapse: collapse; width: 100%; font-size: 13px; background: #fff; }
 td, th { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e2e8f0; font-variant-numeric: tabular-nums; }
 td:first-child, th:first-child { text-align: left; overflow-wrap: anywhere; }
-@media (max-width: 760px) { .clips { grid-template-columns: repeat(3, 1fr); } }
+@media (max-width: 760px) { .clips { grid-template-columns: repeat(3, 1fr); } pre { white-space: pre; } }
 """
 
 
@@ -209,8 +209,8 @@ def _clusters(library: Library, kept: Sequence[Mapping[str, Any]]) -> list[str]:
     if not members:
         return []
     ranked = sorted(members.values(), key=len, reverse=True)
-    more = f" The {_CLUSTERS} largest are shown." if len(ranked) > _CLUSTERS else ""
-    said = f"{len(ranked):,} of captions, each with the clips closest to its centre.{more}"
+    more = f" These are the {_CLUSTERS} largest." if len(ranked) > _CLUSTERS else ""
+    said = f"Clusters of captions: {len(ranked):,}. Of each the clips closest to its centre are shown.{more}"
     sizes = _bars([(rows[0]["cluster_name"], len(rows)) for rows in ranked[:_CLUSTERS]], sum(map(len, ranked)))
     head = ["<h2>Clusters</h2>", f"<p>{said}</p>", f'<div class="card cluster wide"><h3>Sizes</h3>{sizes}</div>']
     return [*head, *(_cluster(library, rows) for rows in ranked[:_CLUSTERS])]

@@ -40,13 +40,15 @@ _SCHEMA = pa.schema([("clip_id", pa.string()), ("weight", pa.float64()), ("group
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """name: of the training stage. where: a condition in SQL on the fields of a clip. limit: clips at most, drawn by
-    the seed. languages, kinds: captions that are taken, all by default; training draws one of a clip's captions each
-    time. smallest_group: clips; fewer join the group of the next weight, as a batch is of one group. size, frames,
-    fps: that the clips are encoded with, as --size, --frames and --fps of lcv_jax.data.cache."""
+    """name: of the training stage. where: a condition in SQL on the fields of a clip, which may ask the table `clips`
+    as well, for percentiles. balanced: clips are drawn by the weights of balance, otherwise equally often. limit: clips
+    at most, drawn by the seed. languages, kinds: captions that are taken, all by default; training draws one of a
+    clip's captions each time. smallest_group: clips; fewer join the group of the next weight, as a batch is of one
+    group. size, frames, fps: that the clips are encoded with, as --size, --frames and --fps of lcv_jax.data.cache."""
 
     name: str
     where: str = "true"
+    balanced: bool = True
     limit: int | None = None
     seed: int = 0
     languages: tuple[str, ...] = ()
@@ -160,6 +162,8 @@ def grouped(weights: Sequence[float], smallest: int) -> np.ndarray:
 def _write(library: Library, table: pa.Table, captions: Sequence[Mapping[str, str]], asked: Selection) -> Selected:
     folder = library.root / FOLDER
     ids, files, weights = (table.column(name).to_pylist() for name in ("clip_id", "file", "weight"))
+    if not asked.balanced:
+        weights = [1.0] * len(ids)
     numbers = grouped(weights, asked.smallest_group)
     groups = []
     for number in range(int(numbers.max()) + 1):

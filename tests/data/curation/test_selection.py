@@ -152,6 +152,20 @@ def test_groups_as_datasets_draw_clips_by_their_weights(tmp_path):
         assert all(abs(np.log(drawn / row["weight"])) < 0.5 * np.log(2) + 0.02 for row in own)
 
 
+def test_clips_that_are_not_balanced_are_one_group(tmp_path):
+    rows = [clip(f"{n}", embedding=np.eye(4)[int(n > 7)].tolist()) for n in range(10)]
+    made, clips = made_of(tmp_path, rows)
+    assert len(select(made, clips, STAGE).groups) == 2
+    (group,) = select(made, clips, Selection("stage", balanced=False, smallest_group=1)).groups
+    assert (group.clips, group.weight) == (10, 1.0)
+
+
+def test_conditions_may_be_percentiles(tmp_path):
+    made, clips = made_of(tmp_path, [clip(f"{n:03d}", blur=float(n)) for n in range(100)])
+    select(made, clips, Selection("stage", "blur >= (SELECT quantile_cont(blur, 0.1) FROM clips)"))
+    assert ids(tmp_path) == [f"{n:03d}" for n in range(10, 100)]
+
+
 def test_lists_of_groups_that_are_no_more_are_removed(tmp_path):
     rows = [clip(f"{n}", embedding=np.eye(4)[int(n > 7)].tolist()) for n in range(10)]
     made = library(tmp_path, rows)
