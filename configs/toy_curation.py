@@ -5,7 +5,8 @@ r"""The whole way of data in the toy world: videos in a folder to a dataset that
         --ingest.sources raw/captions.jsonl --out outputs/curation
 
 The last line that it prints is what `python train.py configs/toy_laptop.py` takes behind it. Clips are encoded by the
-default checkpoint, 64 x 64 and 13 frames. Hardware: any.
+default checkpoint, 64 x 64 and 13 frames. Hardware: any. Time: two minutes on two cores that are busy. Expected: 24
+clips, all of them kept, in one or two datasets.
 """
 
 from lcv_jax.checkpoint.default import default_checkpoint

@@ -17,7 +17,7 @@ from lcv_jax.parallel.mesh import MeshConfig
 from lcv_jax.train import build
 from lcv_jax.train.config import SparseConfig, TrainConfig, keep, read_recipe
 
-CONFIGS = sorted((devices.ROOT / "configs").glob("*.py"))
+CONFIGS = sorted(path for path in (devices.ROOT / "configs").glob("*.py") if "curation" not in path.stem)
 # SPEC 8: tasks, sizes, rate, iterations.
 REPORT = {
     "stage1": ("images", {"256p"}, 1e-4, 285_000),

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from chat_server import busy, serving
 from lcv_jax.data.curation import records
 from lcv_jax.data.curation.balance import FILE, Balance, check_balance, read_balance, told
 from lcv_jax.data.curation.clusters import balanced, cluster, top_terms
@@ -184,3 +185,31 @@ def test_a_namer_that_is_not_there_is_told_before_clustering(tmp_path):
     namer = ModelSettings(url="http://127.0.0.1:9/v1", name="m", retries=0, timeout_s=2)
     with pytest.raises(InputError, match=r"model m at http://127.0.0.1:9/v1"):
         Balance(namer=namer).run(library(tmp_path, clips((2, 2, 2))))
+
+
+def test_a_model_names_clusters_and_what_is_no_name_is_told(tmp_path, caplog):
+    """It is shown the captions of a cluster each, and asked once, as long as nothing changes."""
+
+    def answer(asked):
+        if "dog" in asked.text:
+            return '"Dogs on\n a beach".'
+        return busy(500, "broken") if "tram" in asked.text else "A very long sentence about cooks. " * 4
+
+    rows = clips((16, 8, 4))
+    with serving(answer) as server, caplog.at_level(logging.WARNING):
+        namer = ModelSettings(url=server.url, name="m", retries=0, timeout_s=10)
+        made = library(tmp_path, rows)
+        table = Balance(clips_each=4, namer=namer).run(made)
+        questions = [asked.text for asked in server.asked]
+        assert Balance(clips_each=4, namer=namer).run(made).equals(table)
+        assert len(server.asked) == len(questions) == 3
+    names = [row["cluster_name"] for row in table.to_pylist()]
+    assert names[0] == "Dogs on a beach"
+    assert "city" in names[16]
+    assert "cook" in names[24]
+    (question,) = [text for text in questions if "dog" in text]
+    assert question.count("\n- a dog runs on the beach, number") == 12
+    assert "tram" not in question
+    assert "no name for the cluster of city" in caplog.text
+    assert "is no name for the cluster of" in caplog.text
+    assert "500" in caplog.text

@@ -1,20 +1,24 @@
 """Selections are what their conditions say, and their groups draw clips by their weights."""
 
 import json
+import pathlib
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lcv_jax.command_line import run_recipe
 from lcv_jax.data.batching import Turns, streams
 from lcv_jax.data.curation import records
 from lcv_jax.data.curation.balance import Balance, read_balance
+from lcv_jax.data.curation.pipeline import Curation
 from lcv_jax.data.curation.selection import GROUPS, Selection, grouped, read_selected, select
 from lcv_jax.data.sizes import Sizes
 from lcv_jax.data.sources import open_clips
 from lcv_jax.errors import InputError
 from libraries import clip, library, write
 
+ROOT = pathlib.Path(__file__).parents[3]
 STAGE = Selection("stage", smallest_group=1)
 
 
@@ -180,6 +184,24 @@ def test_lists_of_groups_that_are_no_more_are_removed(tmp_path):
         "a-b.1.jsonl",
         "a.0.jsonl",
     ]
+
+
+@pytest.mark.parametrize("name", ["curation", "toy_curation"])
+def test_recipes_ask_for_what_there_is(tmp_path, name):
+    """A good clip is in every selection of theirs."""
+    config, about = run_recipe(ROOT / "configs" / f"{name}.py")
+    assert isinstance(config, Curation)
+    for word in (f"lcv_jax.data.curation run configs/{name}.py", "Hardware:", "Time:"):
+        assert word in about
+    good = {"width": 1920, "height": 1080, "texture_entropy": 5.0, "dark": 0.0, "watermark": 0.0, "aesthetic": 6.0}
+    rows = [clip("good", **good, source_fps=24.0), clip("dull", **good, source_fps=24.0, blur=1.0)]
+    for row in rows:
+        row["captions"] += [told("told", "en", "A cat.")]
+    made, clips = made_of(tmp_path, rows)
+    for selection in config.select:
+        select(made, clips, selection)
+        assert "good" in ids(tmp_path, selection.name)
+        assert ("dull" in ids(tmp_path, selection.name)) == (name != "curation")
 
 
 @pytest.mark.parametrize(
