@@ -85,6 +85,53 @@ def test_roll_is_positive_where_what_is_seen_turns_clockwise(ground):
     assert found["camera_rates"][3] == pytest.approx(np.radians(2.0) * 10, rel=0.05)
 
 
+def moved(rates, seconds=1 / 15, height=45, width=80) -> Flow:
+    """The flow of a camera with these rates (P, 4), everywhere."""
+    rows, columns = np.indices((height, width))
+    x, y = (columns + 0.5) / width - 0.5, (rows + 0.5 - height / 2) / width
+    moves = []
+    for pan, tilt, zoom, roll in np.asarray(rates, float) * seconds:
+        turn = np.exp(zoom) * np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
+        to = np.stack([x, y], -1) @ turn.T + (-pan, tilt)
+        moves.append(to - np.stack([x, y], -1))
+    textured = np.ones((len(moves), height, width), bool)
+    return Flow(np.float32(moves), textured, np.zeros(len(moves), int), seconds)
+
+
+def test_rates_of_exact_flow_are_exact():
+    found = told(moved([(0.1, -0.2, 0.3, 0.4)] * 5))
+    np.testing.assert_allclose(found["camera_rates"], (0.1, -0.2, 0.3, 0.4), rtol=1e-3)
+    assert found["camera"] == ["pan_right", "tilt_down", "zoom_in", "roll"]
+    assert found["camera_inliers"] == 1
+    assert found["camera_shake"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("rates", "names"),
+    [
+        ((0.019, -0.019, 0.0, 0.0), ["static"]),
+        ((0.022, 0.0, 0.0, 0.0), ["pan_right"]),
+        ((0.0, 0.0, -0.035, 0.0), ["zoom_out"]),
+        ((0.4, 0.05, 0.0, 0.0), ["pan_right"]),  # the tilt is an eighth of the whole
+        ((0.4, 0.08, 0.0, 0.0), ["pan_right", "tilt_up"]),  # a fifth
+        ((0.4, 0.0, 0.2, 0.0), ["pan_right"]),  # a zoom by 0.2 moves points by 0.05 on average
+    ],
+)
+def test_names_begin_at_their_thresholds(rates, names):
+    assert told(moved([rates] * 8))["camera"] == names
+
+
+def test_shake_is_what_smoothing_takes_away():
+    rates = np.zeros((32, 4))
+    rates[:, 0] = 0.2 * np.resize([1, -1], 32)
+    found = told(moved(rates))
+    assert found["camera"] == ["shake"]
+    assert found["camera_shake"] == pytest.approx(0.2, rel=0.1)
+    single = np.zeros((32, 4))
+    single[::8, 1] = 0.3  # one wrong pair in eight
+    assert told(moved(single))["camera_shake"] < 0.05
+
+
 def test_things_that_pass_do_not_move_the_camera(ground):
     found = seen(ground, "static", 0.0, 5, things=3, noise=2.0)
     assert found["camera"] == ["static"]

@@ -17,9 +17,6 @@ LABELS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", 
 _LEAST_POINTS = 24
 _SCALE = 320.0
 """Pixels of a width, to OpenCV, whose search has absolute tolerances."""
-_STILL, _AS_GOOD = 0.15, 0.85
-"""A camera that stands still, to so many pixels of 320, is believed if it explains this share of what the best
-similarity does: that one may have found a way to take in some of what moves before the camera."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Camera(Plain):
     shake: float = 0.05
     share: float = 0.4
     smooth: float = 0.8
-    inliers: float = 0.3
+    inliers: float = 0.4
     error: float = 0.6
 
     def __post_init__(self):
@@ -161,7 +158,5 @@ def _similarity(moves: np.ndarray, textured: np.ndarray, error: float) -> tuple[
     )
     if matrix is None:
         return (0.0,) * 4, 0.0
-    if (np.linalg.norm(to - points, axis=1) < _STILL / _SCALE).sum() > _AS_GOOD * agree.sum():
-        return (0.0,) * 4, float(agree.mean())
     (a, _, right), (b, _, down) = matrix
     return (-right / _SCALE, down / _SCALE, float(np.log(np.hypot(a, b))), float(np.arctan2(b, a))), float(agree.mean())

@@ -18,6 +18,8 @@ _GRID = 4
 """Pixels from point to point of the flow's grid: DIS gives one patch's motion to about as many."""
 _CELL, _BEST = 5, 4
 """Points of the grid along a cell's side; of a cell the points that are believed, at most."""
+_SOFT = 1.5
+"""Pixels that pictures are blurred by before their texture is judged, so that noise counts little."""
 _SLOPES = 255**2 / 4
 """What OpenCV's eigenvalues of 8-bit pictures are multiplied by to be mean squared slopes, in grey levels a pixel."""
 
@@ -50,7 +52,7 @@ class FlowView:
     rate: float = 15.0
     most: int = 240
     run: int = 24
-    corners: float = 0.3
+    corners: float = 0.1
 
     def __post_init__(self):
         within("--annotate.flow.width", self.width, 64)
@@ -106,7 +108,8 @@ class FlowReader:
     def _believed(self, grey: np.ndarray) -> np.ndarray:
         """The points of the grid, (H, W) bool, that have texture: of each cell the best few, so that all parts of the
         picture are heard, not only the one with the strongest edges."""
-        weakest = self._cv2.cornerMinEigenVal(grey, blockSize=5, ksize=3)[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID]
+        soft = self._cv2.GaussianBlur(grey, (0, 0), _SOFT)
+        weakest = self._cv2.cornerMinEigenVal(soft, blockSize=5, ksize=3)[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID]
         weakest = weakest * np.float32(_SLOPES)
         height, width = (-(-side // _CELL) for side in weakest.shape)
         padded = np.zeros((height * _CELL, width * _CELL), np.float32)
