@@ -4,7 +4,9 @@ Frames are small: 256 pixels on the longer side, as PySceneDetect takes them by 
 """
 
 import dataclasses
+import math
 from array import array
+from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Protocol
@@ -22,6 +24,8 @@ _RAMP = 0.25  # levels a frame, by which a fade at least goes on
 _BLACK = 2.0  # times a fade's threshold: the brightest area of a black frame
 _SMOOTH = 5  # frames that are averaged to see a fade's slope
 _SHORT = 3  # frames: as many may a hard cut have in TransNetV2's scores
+_FLASH = 4  # frames that a flash may last
+_ALIKE = 0.5  # share of a cut's change, below which frames on both sides of it are of the same shot
 _SHARP = 0.6  # share of a hard cut in all that changes around it
 
 
@@ -230,21 +234,45 @@ def check_installed() -> None:
         raise InputError(f"shots need PySceneDetect ({error}); install it: pip install 'lcv_jax[curate]'") from error
 
 
+def lasting(found: Sequence[Transition], change: np.ndarray, across: np.ndarray) -> list[Transition]:
+    """Without those of flashes, after which the picture is the one from before. change: as in `Seen`. across: of
+    `Watching`."""
+    return [one for one in found if not _returns(one, change, across)]
+
+
+def _returns(one: Transition, change: np.ndarray, across: np.ndarray) -> bool:
+    frames = slice(one.start, one.end + 1)
+    short = one.end - one.start <= 2 * _FLASH and one.start < len(change)
+    return short and float(across[frames].min()) < _ALIKE * float(change[frames].max())
+
+
 class Watching:
-    """Collects `Seen`."""
+    """Collects `Seen`; and by frame, how much the most alike of the frames before it and from it on differ, of _FLASH
+    more than one on either side: `across`, in levels."""
 
     def __init__(self, fps: Fraction):
-        self._fps, self._before = fps, None
+        self._fps = fps
+        self._last: deque[np.ndarray] = deque(maxlen=2 * _FLASH + 1)
         self._level, self._brightest, self._change = array("f"), array("f"), array("f")
+        self._across = array("f")
 
     def take(self, tiny: np.ndarray) -> None:
         """tiny: (27, 48, 3) uint8."""
         light, now = luminance(tiny), tiny.astype(np.int16)
         self._level.append(float(light.mean()))
         self._brightest.append(float(light.max()))
-        self._change.append(0.0 if self._before is None else float(np.abs(now - self._before).mean()))
-        self._before = now
+        differs = [float(np.abs(now - before).mean()) for before in reversed(self._last)]  # from the frame before back
+        self._change.append(differs[0] if differs else 0.0)
+        self._across.append(math.inf)
+        for behind in range(min(_FLASH, len(differs)) + 1):
+            pairs = differs[behind : behind + _FLASH + 1]
+            at = len(self._across) - 1 - behind
+            self._across[at] = min([self._across[at], *pairs])
+        self._last.append(now)
 
     def seen(self) -> Seen:
         level, brightest, change = (np.asarray(one) for one in (self._level, self._brightest, self._change))
         return Seen(level, brightest, change, self._fps)
+
+    def across(self) -> np.ndarray:
+        return np.asarray(self._across)

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from lcv_jax.data.curation.borders import Brightest
-from lcv_jax.data.curation.detectors import TINY, Running, Transition, Watching
+from lcv_jax.data.curation.detectors import TINY, Running, Transition, Watching, lasting
 from lcv_jax.data.curation.overlay import SIDE
 from lcv_jax.data.files import Path
 from lcv_jax.data.video import stream_timed
@@ -81,7 +81,8 @@ def scan(path: Path, fps: Fraction, detectors: Sequence[Running]) -> Scanned:
         starts.append(float(still.start - first))
     starts.append(starts[-1] + float(1 / fps))
     seen = watching.seen()
-    transitions = tuple(found for detector in detectors for found in detector.found(seen))
+    found = [transition for detector in detectors for transition in detector.found(seen)]
+    transitions = tuple(lasting(found, seen.change, watching.across()))
     kept = np.stack(spread.kept)
     return Scanned(np.asarray(starts), transitions, size, large.seen, small_seen.seen, kept)
 

@@ -12,6 +12,7 @@ from lcv_jax.data.curation import records
 from lcv_jax.data.curation.cuts import Lengths, Shot, shots, united
 from lcv_jax.data.curation.detectors import Adaptive, Content, Fades, Seen, Transition, TransNet, fades_around, scored
 from lcv_jax.data.curation.ingest import Ingest
+from lcv_jax.data.curation.scan import scan
 from lcv_jax.data.curation.shots import Shots, clip_id
 from lcv_jax.data.video_writer import write_video
 from lcv_jax.errors import InputError
@@ -64,6 +65,17 @@ def test_seconds_are_those_of_timestamps():
         Shot(0, 24, 32, "split", "split"),
         Shot(0, 32, 40, "split", "edge"),
     ]
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_flashes_are_no_cuts(tmp_path, length):
+    """A cut beside them is one."""
+    frames = np.concatenate([scene(1, 60), scene(2, 60)])
+    for at in (10, 30, 65):
+        frames[at : at + length] = frames[at : at + length] // 4 + 190
+    write_video(tmp_path / "x.mp4", frames, 25)
+    found = scan(tmp_path / "x.mp4", Fraction(25), [one.open(Fraction(25)) for one in (Adaptive(), Content())])
+    assert united(found.transitions) == hard(60)
 
 
 @pytest.mark.parametrize("rate", [25, Fraction(30000, 1001)])
