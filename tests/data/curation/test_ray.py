@@ -3,11 +3,23 @@
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
 from curation_stages import Trial, library_of
+from footage import scene
 from lcv_jax.data.curation.advance import advance
+from lcv_jax.data.curation.annotate import Annotation
+from lcv_jax.data.curation.cuts import Lengths
 from lcv_jax.data.curation.engines import EngineSettings
+from lcv_jax.data.curation.ingest import Ingest
+from lcv_jax.data.curation.pipeline import Curation, run
+from lcv_jax.data.curation.scorers.camera import Camera
+from lcv_jax.data.curation.scorers.motion import Motion
+from lcv_jax.data.curation.scorers.pictures import Blur, PerceptualHash
+from lcv_jax.data.curation.shots import Shots
+from lcv_jax.data.curation.shown import read_clips
+from lcv_jax.data.video_writer import write_video
 from lcv_jax.errors import InputError
 
 ITEMS = (
@@ -92,3 +104,29 @@ def test_actors_are_replaced_and_a_stage_that_cannot_be_opened_ends(cluster, tmp
     closed = Trial(str(tmp_path), ("rows 1",) * 3, opening="reject")
     with pytest.raises(InputError, match="stage trial: this one: cannot be used"):
         advance(closed, library_of(closed, tmp_path / "other"), EngineSettings(kind="ray", workers=2))
+
+
+@pytest.mark.slow
+def test_all_stages_make_the_same_record_on_ray(cluster, tmp_path):
+    """Bytes of clips included; in another order at most, which the record does not have."""
+    for number in (1, 2):
+        frames = np.concatenate([scene(10 * number + shot, 30, speed=3.0) for shot in range(2)])
+        write_video(tmp_path / "videos" / f"{number}.mp4", frames, 25)
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    found = {}
+    for kind in ("local", "ray"):
+        config = Curation(
+            ingest=Ingest(sources=(str(tmp_path / "videos"),)),
+            shots=Shots(lengths=Lengths(least=0.5)),
+            annotate=Annotation(scorers=(Blur(), Motion(), Camera(), PerceptualHash())),
+            engine=EngineSettings(kind=kind, workers=2),
+        )
+        stages = ["ingest", "shots", "clips", "annotate", "caption", "embed", "balance"]
+        library = run(config, str(tmp_path / kind), stages)
+        outcomes = {
+            name: sorted((row["id"], row["status"], row["reason"], row["rows"]) for row in table.outcomes().to_pylist())
+            for name, table in library.tables.items()
+        }
+        found[kind] = read_clips(library).to_pylist(), outcomes
+    assert len(found["local"][0]) == 4
+    assert found["local"] == found["ray"]
