@@ -93,6 +93,15 @@ def test_odd_sides_become_even():
     assert crop(large, large, BorderSettings()) == (0, 12, 156, 108)
 
 
+def test_what_an_encoder_lets_into_a_border_is_no_picture():
+    large = np.zeros((120, 160), np.uint8)
+    large[30:90] = 200
+    large[27:30, 40:44], large[90:92, 70:76] = 30, 30
+    assert crop(large, np.zeros((30, 40), np.uint8), BorderSettings()) == (0, 30, 160, 60)
+    large[27:30, :40] = 30
+    assert crop(large, np.zeros((30, 40), np.uint8), BorderSettings()) == (0, 28, 160, 62)
+
+
 def test_memory_is_one_frame():
     seen = Brightest()
     for level in (3, 9, 5):
