@@ -1,13 +1,14 @@
 """How right curation is, how fast, and how much memory it takes: `python -m benchmarks.curation`.
 
     python -m benchmarks.curation_corpus --out CORPUS --font NotoSansCJK.ttc
-    python -m benchmarks.curation right CORPUS --out LIBRARY [--transnet WEIGHTS]   # results/curation.*
+    python -m benchmarks.curation right CORPUS --out LIBRARY                        # results/curation.*
+    python -m benchmarks.curation right CORPUS --out OTHER --transnet WEIGHTS       # results/curation_transnet.*
     python -m benchmarks.curation fast CORPUS [--videos 24]                         # results/curation_speed.*
     python -m benchmarks.curation long CORPUS                                       # results/curation_memory.*
 
 `right` runs all stages over the corpus (benchmarks/curation_corpus.py) and compares them with its truth; a library that
-is there is continued. `fast` does the stages one by one over some videos, with one worker and with two. `long` does so
-for a video of five minutes and for one of an hour, and samples memory.
+is there is continued. With TransNetV2 it runs the first two only. `fast` does the stages one by one over some videos,
+with one worker and with two. `long` does so for a video of five minutes and for one of an hour, and samples memory.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def recipe(sources: Sequence[str], workers: int, transnet: str = "") -> Curation
 def right(corpus: pathlib.Path, out: str, workers: int, transnet: str) -> None:
     videos = read_truth(corpus)
     config = recipe([str(corpus / "videos")], workers, transnet)
-    library = run(config, out, (*STAGES, "caption", "embed", "balance"))
+    # Only cuts depend on the network.
+    library = run(config, out, ("ingest", "shots") if transnet else (*STAGES, "caption", "embed", "balance"))
     print(summary(library))
     found = measured(library, videos)
     for one in found:
@@ -62,8 +64,8 @@ def right(corpus: pathlib.Path, out: str, workers: int, transnet: str) -> None:
     detectors = ", ".join(type(one).__name__ for one in config.shots.detectors)
     write(
         Result(
-            "curation",
-            "What curation finds in the corpus",
+            "curation_transnet" if transnet else "curation",
+            "What curation finds in the corpus" + ", with TransNetV2" * bool(transnet),
             over="1 - F1, the share of errors",
             rows=[_row(one) for one in found],
             minimum="0",

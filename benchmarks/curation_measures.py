@@ -46,22 +46,29 @@ class Measured:
 
 
 def measured(library: Library, videos: Sequence[Video]) -> list[Measured]:
-    """Of all stages, for a library whose sources are the corpus."""
-    rows: dict[str, list[Mapping[str, Any]]] = collections.defaultdict(list)
-    for row in sorted(read_clips(library).to_pylist(), key=lambda row: (row["source_id"], row["start_frame"])):
-        rows[row["source_id"].removesuffix(".mp4")].append(row)
+    """Of the stages that have been run, for a library whose sources are the corpus."""
     seen = [video for video in videos if not video.copy_of]
     bare = [video for video in seen if not video.text]  # a title that stays is a mark as well
+    rows = _by_video(library.table("shots").rows().to_pylist())
+    found = [*cuts(rows, seen), *borders(rows, seen), exact_copies(library, videos)]
+    if "annotate" not in library.tables:
+        return found
+    rows = _by_video(read_clips(library).to_pylist())
     return [
-        *cuts(rows, seen),
-        *borders(rows, seen),
-        exact_copies(library, videos),
+        *found,
         *near_copies(library, rows, videos),
         *flagged(rows, seen, "text", lambda row: row["text_area"] > TEXT_AREA, lambda video: video.text or ""),
         *flagged(rows, bare, "watermark", lambda row: row["watermark"] > WATERMARK, _mark),
         blur(rows, seen),
         *camera(rows, seen),
     ]
+
+
+def _by_video(rows: Iterable[Mapping[str, Any]]) -> Rows:
+    found: dict[str, list[Mapping[str, Any]]] = collections.defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row["source_id"], row["start_frame"])):
+        found[row["source_id"].removesuffix(".mp4")].append(row)
+    return found
 
 
 def cuts(rows: Rows, videos: Iterable[Video]) -> list[Measured]:
