@@ -90,7 +90,7 @@ SCORES = _schema(
     ("text_area_max", _F),
     ("text", _S),  # what was read, most often first
     ("watermark", _F),  # 0 to 1
-    ("watermark_method", _S),  # overlay, or the name of a model
+    ("watermark_method", _S),  # overlay, text, or the name of a model
     ("aesthetic", _F),  # of a model, null without one
     ("phash", pa.list_(pa.int64())),  # 64-bit perceptual hashes of frames spread over the clip
 )

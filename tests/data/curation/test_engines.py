@@ -149,6 +149,11 @@ def wait_for(condition, seconds=30.0):
         time.sleep(0.02)
 
 
+def begun(stage, items):
+    """How often any of them was begun."""
+    return sum(stage.attempts(number) for number in range(len(items)))
+
+
 def gone(processes):
     """Whether none of them lives; who ended but was not waited for by a parent outside of this test does not."""
     return all(not process.is_running() or process.status() == psutil.STATUS_ZOMBIE for process in processes)
@@ -191,10 +196,11 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path, most, count):
     table = library_of(stage, tmp_path / "library").table("trial")
     kills = 0
     while len(table.outcomes()) < len(items):
+        before = begun(stage, items)
         driver = started(stage, tmp_path / "library")
         if kills < most:
-            wait_for(lambda: psutil.Process(driver.pid).children() or driver.poll() is not None)  # noqa: B023
-            time.sleep(rng.uniform(0.5, 3.0))
+            some = rng.randrange(count // 10, count - count // 10)  # items on, which may be behind the end
+            wait_for(lambda: begun(stage, items) >= before + some or driver.poll() is not None)  # noqa: B023
             driver.kill()
         driver.communicate(timeout=60)
         kills += 1
