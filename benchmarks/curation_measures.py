@@ -145,11 +145,12 @@ def exact_copies(library: Library, videos: Iterable[Video]) -> Measured:
 
 def near_copies(library: Library, rows: Rows, videos: Iterable[Video]) -> list[Measured]:
     """Clips that balance leaves out, by what was done to them, against families of one original."""
+    videos = list(videos)
     family = {video.name: (video.like or video.copy_of or video.name) for video in videos}
-    how = {video.name: video.how for video in videos if video.like}
+    varied = {video.like for video in videos if video.like}
     of_clip = {row["clip_id"]: name for name, clips in rows.items() for row in clips}
     found = {row["clip_id"]: row["duplicate_of"] for row in read_balance(library).to_pylist() if row["duplicate_of"]}
-    grouped: dict[str, set[str]] = collections.defaultdict(set)
+    left_out: set[str] = set()
     count = _Count("near copies")
     for clip, stays in found.items():
         name, other = of_clip[clip], of_clip[stays]
@@ -157,12 +158,11 @@ def near_copies(library: Library, rows: Rows, videos: Iterable[Video]) -> list[M
             continue
         right = family[name] == family[other]
         count.found(right, f"{name}={other}")
-        if right:
-            grouped[family[name]].add(name)
-    sizes = collections.Counter(family[name] for name in {*how, *(family[name] for name in how)} if rows[name])
-    for first, size in sizes.items():
-        for _ in range(size - 1 - len(grouped[first])):
-            count.missed(f"one of {first}")
+        left_out |= {name} if right else set()
+    for first in sorted(varied):
+        there = [name for name, of in family.items() if of == first and rows[name]]
+        for name in sorted(set(there) - left_out)[1:]:  # one of them stays
+            count.missed(name)
     return [count.measured()]
 
 
