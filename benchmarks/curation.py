@@ -72,7 +72,7 @@ def right(corpus: pathlib.Path, out: str, groups: Sequence[str], workers: int, t
             minimum="0",
             notes=f"{len(videos)} videos, {frames} frames, {len({video.group for video in videos})} groups; shots by "
             f"{detectors}{' and TransNetV2' if transnet else ''}. right: found and true; found: all; true: all "
-            "that is. The JSON names what was wrong: + found and not true, - true and not found.",
+            "that is. The command prints what was wrong.",
         )
     )
 
