@@ -7,7 +7,7 @@ import scipy.ndimage
 from lcv_jax.data import toy
 from lcv_jax.data.toy.facts import motions_of
 from lcv_jax.errors import InputError
-from lcv_jax.rewards.protocol import ALL_FRAMES
+from lcv_jax.rewards.protocol import ALL_FRAMES, FramePick
 from lcv_jax.rewards.toy import motion_quality, text_alignment, toy_rewards, visual_quality
 
 SIZE, FRAMES = (64, 64), 13
@@ -216,4 +216,4 @@ def test_prompts_of_another_world_are_refused_by_the_text_judge_alone():
 
 
 def test_all_frames_are_looked_at():
-    assert [each.picks for each in toy_rewards()] == [ALL_FRAMES] * 3
+    assert [each.picks for each in toy_rewards()] == [ALL_FRAMES, FramePick(needs=5), ALL_FRAMES]
