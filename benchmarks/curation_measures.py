@@ -75,8 +75,12 @@ def cuts(rows: Rows, videos: Iterable[Video]) -> list[Measured]:
     """Boundaries between the clips of a video, against its changes. What is found at a true change of another kind is
     right for neither: it is counted as found where it was, and the true one as missed."""
     hard, soft = _Count("hard cuts"), _Count("dissolves and fades")
-    clean = _Count("clips that hold one shot only")
+    clean, kept = _Count("clips that hold one shot only"), _Count("videos of which clips are left")
     for video in videos:
+        if rows[video.name]:
+            kept.found(True, video.name)
+        else:
+            kept.missed(video.name)
         clips = [row for row in rows[video.name] if row["cut_in"] != "split"]
         found = [
             (before["end_frame"], after["start_frame"])
@@ -96,7 +100,7 @@ def cuts(rows: Rows, videos: Iterable[Video]) -> list[Measured]:
         for row in clips:
             pure = not any(_within(one, row["start_frame"], row["end_frame"]) for one in video.changes)
             clean.found(pure, f"{video.name}@{row['start_frame']}")
-    return [hard.measured(), soft.measured(), clean.measured()]
+    return [hard.measured(), soft.measured(), clean.measured(), kept.measured()]
 
 
 def _meets(one: Change, start: int, end: int) -> bool:

@@ -99,15 +99,16 @@ def counted(one):
 def test_cuts_are_counted():
     truth = video(changes=(Change("hard", 40, 40), Change("dissolve", 60, 70), Change("hard", 90, 90)))
     rows = {"a": [clip(0, 20, "edge"), clip(20, 41), clip(41, 58), clip(72, 100)]}  # 20 is made up, 90 is missed
-    hard, soft, clean = curation_measures.cuts(rows, [truth])
+    hard, soft, clean, kept = curation_measures.cuts(rows | {"c": []}, [truth, video("c")])
     assert counted(hard) == (1, 2, 2)
     assert counted(soft) == (1, 1, 1)
     assert counted(clean) == (3, 4, 3)
+    assert counted(kept) == (1, 1, 2)
     assert hard.wrong == ("+a@20", "-a@90")
     assert (hard.precision, hard.recall, hard.f1) == (0.5, 0.5, 0.5)
     # Parts of a long shot are no cut.
     rows = {"b": [clip(0, 50, "edge"), clip(50, 100, "split")]}
-    assert [counted(one)[:2] for one in curation_measures.cuts(rows, [video("b")])] == [(0, 0), (0, 0), (1, 1)]
+    assert [counted(one)[:2] for one in curation_measures.cuts(rows, [video("b")])] == [(0, 0), (0, 0), (1, 1), (1, 1)]
 
 
 def test_borders_flags_and_moves_are_counted():
