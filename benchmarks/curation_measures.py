@@ -49,11 +49,12 @@ def measured(library: Library, videos: Sequence[Video]) -> list[Measured]:
     """Of the stages that have been run, for a library whose sources are the corpus."""
     seen = [video for video in videos if not video.copy_of]
     bare = [video for video in seen if not video.text]  # a title that stays is a mark as well
-    rows = _by_video(library.table("shots").rows().to_pylist())
+    same = {video.name: video.copy_of for video in videos if video.copy_of}  # either may be the one that stays
+    rows = _by_video(library.table("shots").rows().to_pylist(), same)
     found = [*cuts(rows, seen), *borders(rows, seen), exact_copies(library, videos)]
     if "annotate" not in library.tables:
         return found
-    rows = _by_video(read_clips(library).to_pylist())
+    rows = _by_video(read_clips(library).to_pylist(), same)
     return [
         *found,
         *near_copies(library, rows, videos),
@@ -64,10 +65,11 @@ def measured(library: Library, videos: Sequence[Video]) -> list[Measured]:
     ]
 
 
-def _by_video(rows: Iterable[Mapping[str, Any]]) -> Rows:
+def _by_video(rows: Iterable[Mapping[str, Any]], same: Mapping[str, str]) -> Rows:
     found: dict[str, list[Mapping[str, Any]]] = collections.defaultdict(list)
     for row in sorted(rows, key=lambda row: (row["source_id"], row["start_frame"])):
-        found[row["source_id"].removesuffix(".mp4")].append(row)
+        name = row["source_id"].removesuffix(".mp4")
+        found[same.get(name, name)].append(row)
     return found
 
 
