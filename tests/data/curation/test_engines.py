@@ -181,7 +181,7 @@ def test_ctrl_c_ends_with_a_line_and_keeps_what_is_done(tmp_path):
     assert driver.returncode == 130
     assert said.strip().splitlines()[-1] == "error: interrupted; what is done is kept"
     assert "Traceback" not in said
-    assert gone(children)
+    wait_for(lambda: gone(children), seconds=5.0)
     assert len(library_of(stage, tmp_path / "library").table("trial").outcomes()) >= 15
 
 
